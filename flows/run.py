@@ -1,0 +1,75 @@
+"""`labline run`, `demo` and `check`: a flow with a person watching."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tasks.environment import USECASES, load_environment
+
+
+def run_training(usecase: str, data: str | None, assignments: list[str], fresh: bool, json: bool) -> None:
+    """Run the training flow, show its progress, and close with the tables and where to look."""
+    _prepare(usecase, data, assignments)
+    from flows.training import training
+
+    summary = _watched(lambda: training(usecase, data, assignments, fresh))
+    _close(summary, json)
+
+
+def run_checking(usecase: str, data: str | None, assignments: list[str], json: bool) -> None:
+    """Run the stages that look at data, and close with what they found."""
+    _prepare(usecase, data, assignments)
+    from flows.checking import checking
+
+    _close(_watched(lambda: checking(usecase, data, assignments)), json)
+
+
+def _prepare(usecase: str, data: str | None, assignments: list[str]) -> None:
+    """Refuse a bad declaration before anything slow; let Prefect's embedded server start meanwhile."""
+    import os
+
+    from labline.declaration import load_usecase
+
+    load_environment()
+    load_usecase(usecase, USECASES, assignments, data)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if not os.environ.get("PREFECT_API_URL"):
+        threading.Thread(target=_start_embedded_server, daemon=True).start()
+
+
+def _start_embedded_server() -> None:
+    """Prefect starts its embedded server when the first flow asks for it; asking early saves the wait."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    SubprocessASGIServer().start()
+
+
+def _watched(flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    from flows.console import ConsoleObserver
+    from tasks.observer import observer
+
+    with ConsoleObserver() as console:
+        token = observer.set(console)
+        try:
+            return flow()
+        finally:
+            observer.reset(token)
+
+
+def _close(summary: dict[str, Any], json: bool) -> None:
+    from rich.console import Console
+
+    from flows.console import candidate_table, print_json_line, stage_table
+
+    console = Console(stderr=json, highlight=False)
+    console.print(stage_table(summary["stages"]))
+    if summary.get("candidates"):
+        console.print(candidate_table(summary["candidates"], summary["chosen"]))
+        console.print(summary["reason"])
+    for line in summary.get("links", []):
+        console.print(line, soft_wrap=True)
+    if json:
+        print_json_line(summary)

@@ -1,0 +1,3 @@
+"""labline: from the lab bench to the production line."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,177 @@
+"""The search: try the declared compressions, measure each as it would be served, choose one or keep float32."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from labline.compression.pruning import prune
+from labline.compression.quantization import quantize
+from labline.export.latency import measure
+from labline.export.onnx import export_onnx, onnx_logits, session
+from labline.models.classifier import ImageClassifier
+from labline.usecase import Compression
+
+logger = logging.getLogger(__name__)
+
+LogitsFunction = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+FLOAT32 = "fp32"
+# Speeds nearer to fp32 than this share are measured again for longer: on a shared machine the medians of one short
+# run differ by a few percent.
+CLOSE = 0.15
+# A gain below this share is within that noise, and not worth a model that decides differently.
+WORTHWHILE = 0.03
+
+# The column each objective looks at, and the power that turns its ratio to fp32 into a gain (above 1 is better).
+OBJECTIVES = {"latency": ("latency_ms_p50", -1), "throughput": ("throughput", 1), "size": ("bytes", -1)}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was tried and what was chosen.
+
+    `candidates` has one row a candidate, fp32 first: name, metric (on validation, through ONNX Runtime), bytes,
+    latency_ms_p50, latency_ms_p99 (milliseconds, batch 1), throughput (images a second, batch 64; one thread), path,
+    within_budget, chosen, and note: why it could not be chosen, empty where it could. A pass that failed has its cause
+    as note and no figures. `chosen` is a name among them; `reason` says why in plain words.
+    """
+
+    candidates: pd.DataFrame
+    chosen: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    path: Path | None = None
+    metric: float = float("nan")
+    note: str = ""
+
+
+def search(
+    model: ImageClassifier,
+    settings: Compression,
+    image_size: int,
+    channels: int,
+    calibration_images: npt.NDArray[np.uint8],
+    evaluate: Callable[[LogitsFunction], float],
+    finetune: Callable[[ImageClassifier], ImageClassifier],
+    directory: Path,
+) -> Search:
+    """Export the model and its declared compressions to `directory`, measure all, choose by the declared objective.
+
+    Candidates are fp32, pruned, int8-static and pruned+int8, as far as `settings.passes` names them; `choose` has the
+    rule. `calibration_images` are uint8 NHWC validation samples, of which `settings.calibration_samples` are used;
+    `evaluate` gives the metric on validation (more is better) of a function from images to logits; `finetune` trains a
+    pruned model for a short while and returns it. A pass that fails on this architecture becomes a note; only a failing
+    fp32 export raises (see `export_onnx`).
+    """
+    samples = calibration_images[: settings.calibration_samples]
+
+    def pruned(path: Path) -> Path:
+        smaller = finetune(prune(model, settings.prune_ratio, torch.from_numpy(samples[:2])))
+        return export_onnx(smaller, path, image_size, channels)
+
+    float32 = export_onnx(model, directory / f"{FLOAT32}.onnx", image_size, channels)
+    candidates = [_Candidate(FLOAT32, float32, evaluate(partial(onnx_logits, session(float32))))]
+    if "prune" in settings.passes:
+        candidates.append(_attempt("pruned", directory, pruned, evaluate))
+    if "int8-static" in settings.passes:
+        for source, path in [(candidate.name, candidate.path) for candidate in candidates if candidate.path]:
+            name = "int8-static" if source == FLOAT32 else f"{source}+int8"
+            quantized = partial(quantize, path, calibration_images=samples)
+            candidates.append(_attempt(name, directory, quantized, evaluate))
+    return choose(_measured(candidates, samples, settings), settings)
+
+
+def choose(candidates: pd.DataFrame, settings: Compression) -> Search:
+    """Fill `note` and `chosen` of a table with the other columns of `Search.candidates`, and give the reason.
+
+    A candidate may be chosen when its metric is inside the budget, it is slower than fp32 neither for one image (p50)
+    nor in batches, and it gains at least 3 % in what `settings.objective` asks for. The largest gain wins; where no
+    candidate qualifies fp32 stays.
+    """
+    rows = {str(row["name"]): row for row in candidates.to_dict("records")}
+    float32 = rows.pop(FLOAT32)
+    objections = {name: _objection(row, float32, settings) for name, row in rows.items()}
+    gains = {name: _gain(rows[name], float32, settings) for name, objection in objections.items() if not objection}
+    if gains:
+        chosen = max(gains, key=lambda name: gains[name])
+        figure = OBJECTIVES[settings.objective][0]
+        reason = (
+            f"{chosen} is chosen: {figure} {rows[chosen][figure]:.4g} against {float32[figure]:.4g} of fp32, "
+            f"{gains[chosen]:.2f} times better, at a validation metric of {rows[chosen]['metric']:.4f} "
+            f"against {float32['metric']:.4f}."
+        )
+    else:
+        chosen = FLOAT32
+        why = [f"{name} {objection}" for name, objection in objections.items()] or ["no compression pass is declared"]
+        reason = f"{FLOAT32} is kept: {'; '.join(why)}."
+    decided = candidates.assign(
+        note=[objections.get(name, "") for name in candidates["name"]], chosen=candidates["name"] == chosen
+    )
+    return Search(decided, chosen, reason)
+
+
+def _attempt(
+    name: str, directory: Path, build: Callable[[Path], Path], evaluate: Callable[[LogitsFunction], float]
+) -> _Candidate:
+    try:
+        path = build(directory / f"{name}.onnx")
+        return _Candidate(name, path, evaluate(partial(onnx_logits, session(path))))
+    # Compressors raise anything on architectures they do not know; the fp32 model stands all the same.
+    except Exception as error:
+        logger.warning("compression pass %s failed", name, exc_info=True)
+        return _Candidate(name, note=f"failed: {error}")
+
+
+def _measured(candidates: list[_Candidate], images: npt.NDArray[np.uint8], settings: Compression) -> pd.DataFrame:
+    paths = {candidate.name: candidate.path for candidate in candidates if candidate.path}
+    table = pd.DataFrame([vars(candidate) for candidate in candidates])
+    table["bytes"] = [path.stat().st_size if path else float("nan") for path in table["path"]]
+    # Exactly at the budget is inside it, whatever rounding says.
+    table["within_budget"] = table["metric"] >= table["metric"].iloc[0] - settings.max_metric_drop - 1e-9
+    speed = measure(paths, images).set_index("name")
+    contenders = {name: paths[name] for name in table.loc[table["within_budget"], "name"]}
+    if _is_close(speed.loc[list(contenders)]):
+        speed.update(measure(contenders, images, seconds=4).set_index("name"))
+    return table.merge(speed.reset_index(), on="name", how="left")
+
+
+def _is_close(speed: pd.DataFrame) -> bool:
+    """Is any compressed candidate about as fast as fp32 (the first row), for one image or in batches?"""
+    figures = speed[["latency_ms_p50", "throughput"]].to_numpy(dtype=float)
+    return bool((np.abs(figures[1:] / figures[0] - 1) < CLOSE).any())
+
+
+def _gain(row: Mapping[Hashable, Any], float32: Mapping[Hashable, Any], settings: Compression) -> float:
+    """How many times better than fp32 a candidate is at what the objective asks for."""
+    figure, power = OBJECTIVES[settings.objective]
+    return float((row[figure] / float32[figure]) ** power)
+
+
+def _objection(row: Mapping[Hashable, Any], float32: Mapping[Hashable, Any], settings: Compression) -> str:
+    """Why a compressed candidate cannot be chosen; empty where it can."""
+    if row["note"]:
+        return str(row["note"])
+    if not row["within_budget"]:
+        return f"loses {float32['metric'] - row['metric']:.4f} of the metric, budget {settings.max_metric_drop:g}"
+    if row["latency_ms_p50"] > float32["latency_ms_p50"]:
+        return f"is slower for one image: {row['latency_ms_p50']:.3g} ms against {float32['latency_ms_p50']:.3g} ms"
+    if row["throughput"] < float32["throughput"]:
+        return f"is slower in batches: {row['throughput']:.0f} images/s against {float32['throughput']:.0f}"
+    if _gain(row, float32, settings) < 1 + WORTHWHILE:
+        figure = OBJECTIVES[settings.objective][0]
+        return f"gains too little: {figure} {row[figure]:.4g} against {float32[figure]:.4g}"
+    return ""

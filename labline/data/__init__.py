@@ -1,0 +1,1 @@
+"""Data: sources, the on-disk dataset, cleaning, label checks and splits."""

@@ -1,0 +1,150 @@
+"""Reading declarations: from TOML and `--set` overrides to a checked `UseCase`, and back.
+
+Every key is checked: unknown keys, wrong types and impossible combinations are refused with the
+file, the key, what was expected and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from labline.errors import BadInput, nearest
+from labline.usecase import UseCase
+
+
+def load_usecase(name_or_path: str, folder: Path, assignments: Iterable[str] = (), data: str | None = None) -> UseCase:
+    """Load a declaration by name from `folder`, or from the path of a .toml file.
+
+    `assignments` are `section.key=value` overrides, values in TOML syntax (bare words count as strings);
+    `data` overrides `data.path`. Raises BadInput naming the file, the key, what was expected and the
+    nearest valid name.
+    """
+    path = _find(name_or_path, folder)
+    declared = _parse(path)
+    for assignment in assignments:
+        _assign(declared, assignment)
+    if data is not None:
+        _section(declared, ["data"], f"--data {data}")["path"] = data
+    try:
+        return UseCase.model_validate(declared)
+    except ValidationError as error:
+        raise BadInput(_explain(error, path)) from None
+
+
+def _find(name_or_path: str, folder: Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise BadInput(f"no declaration at {path}: expected a .toml file; see {folder} for examples")
+        return path
+    path = folder / f"{name_or_path}.toml"
+    if not path.is_file():
+        shipped = [found.stem for found in folder.glob("*.toml")]
+        raise BadInput(f"no use case named {name_or_path!r} in {folder}: {nearest(name_or_path, shipped)}")
+    return path
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from None
+
+
+def _assign(declared: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise BadInput(f"--set {assignment}: expected section.key=value, such as --set training.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    _section(declared, parts[:-1], f"--set {assignment}")[parts[-1]] = value
+
+
+def _section(declared: dict[str, Any], parts: list[str], flag: str) -> dict[str, Any]:
+    for part in parts:
+        declared = declared.setdefault(part, {})
+        if not isinstance(declared, dict):
+            raise BadInput(f"{flag}: {part!r} is a value, not a section")
+    return declared
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = [_explain_one(dict(problem)) for problem in error.errors()]
+    return f"{path} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _explain_one(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {nearest(location[-1], _keys(location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; it is required"
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return f"{key}: {problem['input']!r} is not known; {nearest(problem['input'], choices)}"
+    scalar = not isinstance(problem["input"], dict | list)
+    return f"{key}: {message}, not {problem['input']!r}" if key and scalar else f"{key}: {message}".removeprefix(": ")
+
+
+def _keys(location: list[str]) -> Iterable[str]:
+    """The keys that are valid at a place in the declaration."""
+    section: type[BaseModel] = UseCase
+    for part in location:
+        field = section.model_fields.get(part)
+        annotation = field.annotation if field else None
+        candidates = [annotation, *get_args(annotation)]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section)
+    return section.model_fields
+
+
+def expand(path: str, where: str) -> Path:
+    """Expand ${VARIABLES} and ~ in a declared path; `where` names the key in the error about an unset one."""
+    expanded = os.path.expandvars(os.path.expanduser(path))
+    unset = re.findall(r"\$\{?(\w+)\}?", expanded)
+    if unset:
+        raise BadInput(f"{where} is {path!r}, but the environment variable {unset[0]} is not set: export {unset[0]}=…")
+    return Path(expanded)
+
+
+def as_toml(usecase: UseCase) -> str:
+    """The declaration with every default filled in, as TOML."""
+    values = usecase.model_dump(exclude_none=True)
+    scalars = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    lines = [f"{key} = {_toml(value)}" for key, value in scalars.items()]
+    for name, section in values.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in section.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def own_modules(usecase: str) -> None:
+    """Make a user's `module:name` importable from the current folder and from the folder of their declaration."""
+    folders = [Path.cwd()] + ([Path(usecase).resolve().parent] if usecase.endswith(".toml") else [])
+    sys.path[:0] = [str(folder) for folder in folders if str(folder) not in sys.path]

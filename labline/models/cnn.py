@@ -1,0 +1,84 @@
+"""A small convolutional network made to train fast on a CPU.
+
+The layout follows Keller Jordan's airbench ("94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024,
+arXiv:2404.00498): a frozen convolution that whitens patches, then a few wide stages of
+convolution, batch norm and ReLU. Differences that pay on a CPU: the whitening convolution has a
+stride, so that no layer works at full resolution, and ReLU replaces GELU, so that layers fold and quantize.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+STAGE_WIDTHS = (64, 128, 256)
+WHITENING_EPSILON = 5e-4  # airbench's regularisation of the patch covariance
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm and ReLU: the one block that folds, prunes and quantizes well."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class Whitening(nn.Conv2d):
+    """A convolution that decorrelates patches of its input, fitted to images once and frozen from then on.
+
+    Its filters are the leading eigenvectors of the patch covariance, each divided by the root of its
+    eigenvalue, followed by their negatives, so that the ReLU after them loses nothing. Page, "How to Train
+    Your ResNet 8: Bag of Tricks" (2019); Jordan, arXiv:2404.00498, section 3.1.
+    """
+
+    fitted: torch.Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - stride) // 2)
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @torch.no_grad()
+    def fit(self, images_NCHW: torch.Tensor) -> None:
+        """Take the filters from normalised training images (a few thousand suffice); the bias stays trainable."""
+        kernel, filters = self.kernel_size[0], self.out_channels // 2
+        patches_PD = _patches(images_NCHW, kernel).double()
+        eigenvalues_D, eigenvectors_DD = torch.linalg.eigh(torch.cov(patches_PD.T))
+        scales_F = (eigenvalues_D.flip(0)[:filters].clamp_min(0) + WHITENING_EPSILON).sqrt()
+        filters_FD = (eigenvectors_DD.flip(1)[:, :filters] / scales_F).T
+        self.weight.copy_(torch.cat([filters_FD, -filters_FD]).view_as(self.weight))
+        self.weight.requires_grad_(False)
+        self.bias.zero_()
+        self.fitted.fill_(True)
+
+
+def fit_whitening(network: nn.Module, images_NCHW: torch.Tensor) -> None:
+    """Fit the network's whitening layers, if it has any that were never fitted, to normalised training images."""
+    for layer in network.modules():
+        if isinstance(layer, Whitening) and not layer.fitted:
+            layer.fit(images_NCHW)
+
+
+def _patches(images_NCHW: torch.Tensor, kernel: int) -> torch.Tensor:
+    """All non-overlapping squares of `kernel` pixels: patches x (channels * kernel * kernel)."""
+    windows_NCYXHW = images_NCHW.unfold(2, kernel, kernel).unfold(3, kernel, kernel)
+    return windows_NCYXHW.permute(0, 2, 3, 1, 4, 5).reshape(-1, images_NCHW.shape[1] * kernel**2)
+
+
+def cnn(channels: int, classes: int, image_size: int, width: float = 1.0, depth: int = 1) -> nn.Sequential:
+    """The network: float N x channels x image_size x image_size to logits N x classes.
+
+    `width` multiplies the channels of every stage, `depth` is the number of blocks per stage.
+    """
+    patch = 4
+    stem = Whitening(channels, 2 * min(channels * patch**2, 24), patch, stride=2)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(whitening=stem, whitening_relu=nn.ReLU(inplace=True))
+    inputs = stem.out_channels
+    for stage, base in enumerate(STAGE_WIDTHS, start=1):
+        outputs = max(8, int(base * width))
+        blocks = [conv_bn_relu(inputs if block == 0 else outputs, outputs) for block in range(depth)]
+        layers[f"stage{stage}"] = nn.Sequential(*blocks, nn.MaxPool2d(2))
+        inputs = outputs
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(inputs, classes)
+    return nn.Sequential(layers)

@@ -1,0 +1,87 @@
+"""What flows between stages: small frozen records that name things by path and content hash.
+
+Never tensors: every record can be stored as JSON, cached by content and read on another machine.
+Paths are relative to the storage root.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Reference(BaseModel):
+    """A stage's result: where it lies and what it contains.
+
+    `directory` is relative to the storage root; `digest` is a hash of the content that the next
+    stage depends on; `figure` is the one number or phrase the closing table shows.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    directory: str
+    digest: str
+    figure: str = ""
+
+
+class DatasetRef(Reference):
+    """A dataset on disk (see `labline.data.dataset`)."""
+
+    samples: int
+    classes: int
+    quarantined: int = 0
+
+
+class AugmentedRef(Reference):
+    """A checked augmentation policy: what training will see."""
+
+
+class TrainedModel(Reference):
+    """Trained weights (`model.safetensors` in `directory`), with their validation figures."""
+
+    epochs: int
+    metrics: dict[str, float]
+
+
+class Candidate(BaseModel):
+    """One ONNX file and what it costs; `metric` is measured on validation, latencies at batch 1 in
+    milliseconds, `throughput` in images per second at batch 64."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    metric: float
+    bytes: int
+    latency_ms_p50: float
+    latency_ms_p99: float
+    throughput: float
+    note: str = ""
+
+
+class CompressedModel(Reference):
+    """All candidates (`<name>.onnx` in `directory`) and the one chosen."""
+
+    candidates: list[Candidate]
+    chosen: str
+    reason: str
+
+
+class ExportedModel(Reference):
+    """The release: `model.onnx` (fp32) and `chosen.onnx` in `directory`, agreeing with PyTorch."""
+
+    chosen: str
+    parity: dict[str, float]
+
+
+class EvaluatedModel(Reference):
+    """Figures of the chosen model on the test split, with 95 % intervals."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+class RegisteredVersion(Reference):
+    """A version in the MLflow registry."""
+
+    model: str
+    version: str
+    run_id: str

@@ -1,0 +1,170 @@
+"""The declaration of an application: what `usecases/<name>.toml` may say (read by `labline.declaration`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from labline.errors import nearest
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
+Figure = Literal[Metric, "log_loss", "calibration_error", "latency_ms_p50", "latency_ms_p99", "throughput", "bytes"]
+ImageTransform = Literal[
+    "flip", "flip-vertical", "rotate90", "crop", "affine", "photometric", "noise", "erase", "mixup", "cutmix"
+]
+
+
+class Section(BaseModel):
+    """A part of the declaration: strict keys, never changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Section):
+    """Shares of train, validation and test; used where the source brings no split of its own."""
+
+    train: Fraction = 0.7
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + validation + test must be 1, not {total:g}")
+        return self
+
+
+class Data(Section):
+    """Where samples come from and the shape they are stored in."""
+
+    source: str = Field(description="surfaces | image-folder | csv | medmnist-npz | torchvision | module:function")
+    path: str | None = Field(None, description="folder, .zip, .npz or .csv; ${VARIABLES} are expanded")
+    image_size: int = Field(ge=8, le=1024, description="images are stored as squares of this many pixels")
+    channels: Literal[1, 3] = 3
+    split: Split = Split()
+    labels: list[str] | None = Field(None, description="the label set; default: the classes found")
+    annotations: str | None = Field(None, description="CSV of sample_id, label, annotator")
+    options: dict[str, Any] = Field(default_factory=dict, description="passed to the source")
+    max_pixels: int = Field(64_000_000, gt=0, description="larger images are quarantined")
+    max_rejected: Fraction = Field(0.2, description="a larger share of unreadable files stops the flow")
+
+
+class Expectations(Section):
+    """Which Great Expectations suite guards the data."""
+
+    suite: str = "images"
+
+
+class Cleaning(Section):
+    """What happens to duplicates, blank images, outliers and suspicious labels."""
+
+    duplicates: Literal["drop", "keep"] = "drop"
+    near_duplicates: Literal["drop", "keep"] = "drop"
+    blank: Literal["drop", "keep"] = "drop"
+    outliers: Literal["quarantine", "keep"] = "keep"
+    label_issues: Literal["off", "keep", "quarantine", "relabel"] = "keep"
+    relabel_from: str | None = Field(None, description="CSV of sample_id, label: the reviewed list")
+    folds: int = Field(3, ge=2, le=10, description="folds of the cross-validated predictions")
+
+    @model_validator(mode="after")
+    def _relabel_needs_a_file(self) -> Cleaning:
+        if self.label_issues == "relabel" and not self.relabel_from:
+            raise ValueError('label_issues = "relabel" needs relabel_from = "reviewed.csv"')
+        return self
+
+
+class Augmentation(Section):
+    """Which random transforms training images pass through, and how strongly."""
+
+    policy: list[ImageTransform] = []
+    strength: Fraction = 0.5
+
+
+class Model(Section):
+    """The network: a shipped architecture or the user's own `module:Class`."""
+
+    architecture: str = Field("cnn", description="cnn | resnet | module:Class")
+    width: float = Field(1.0, gt=0, le=8, description="multiplies the channels of every layer")
+    depth: int = Field(1, ge=1, le=8, description="blocks per stage")
+    options: dict[str, Any] = Field(default_factory=dict, description="passed to the constructor")
+
+
+class Training(Section):
+    """The training loop."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(2e-3, gt=0)
+    momentum: Fraction = 0.9
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    warmup: Fraction = Field(0.25, description="share of the steps in which the rate rises (one-cycle)")
+    label_smoothing: Fraction = 0.0
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
+    gradient_clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 is off")
+    early_stopping: int = Field(0, ge=0, description="epochs without progress on validation; 0 is off")
+    select: Metric = Field("accuracy", description="the validation metric that decides")
+    imbalance: Literal["none", "weighted-loss", "sampler"] = "none"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+
+
+class Compression(Section):
+    """Which smaller candidates are tried, and how much they may lose."""
+
+    passes: list[Literal["int8-static", "prune"]] = ["int8-static", "prune"]
+    max_metric_drop: Fraction = 0.005
+    prune_ratio: float = Field(0.3, gt=0, lt=0.95, description="share of channels removed")
+    finetune_epochs: int = Field(2, ge=0)
+    calibration_samples: int = Field(256, ge=8)
+    objective: Literal["latency", "throughput", "size"] = "latency"
+
+
+class Export(Section):
+    """The formats of the released model."""
+
+    formats: list[Literal["onnx"]] = ["onnx"]
+
+
+class Gate(Section):
+    """Limits on one figure of the evaluation."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Gate:
+        if self.min is None and self.max is None:
+            raise ValueError("a gate needs min, max or both")
+        return self
+
+
+class UseCase(Section):
+    """One declared application."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    title: str
+    task: Literal["classification"] = "classification"
+    modality: Literal["image"] = "image"
+    data: Data
+    expectations: Expectations = Expectations()
+    cleaning: Cleaning = Cleaning()
+    augmentation: Augmentation = Augmentation()
+    model: Model = Model()
+    training: Training
+    compression: Compression = Compression()
+    export: Export = Export()
+    gates: dict[str, Gate] = Field(default_factory=dict, description="limits on figures of the released model")
+
+    @model_validator(mode="after")
+    def _gates_name_figures(self) -> UseCase:
+        for name in self.gates:
+            if name not in get_args(Figure):
+                raise ValueError(f"gates.{name}: no such figure; {nearest(name, get_args(Figure))}")
+        return self

@@ -1,0 +1,54 @@
+"""Compress: smaller and faster candidates, measured here, and the one that pays."""
+
+from __future__ import annotations
+
+import hashlib
+
+from labline.compression.search import search
+from labline.data.dataset import open_dataset
+from scipy.special import softmax
+
+from labline.evaluation import classification_metrics
+from labline.models.classifier import ImageClassifier
+from labline.models.weights import load_classifier
+from labline.plots import pareto
+from labline.references import Candidate, CompressedModel, DatasetRef, TrainedModel
+from labline.training import fit
+from labline.usecase import UseCase
+from tasks.stage import stage
+from tasks.workspace import Workspace
+
+
+@stage(sections=("model", "training", "augmentation", "compression", "data"))
+def compress(
+    declaration: UseCase, dataset: DatasetRef, trained: TrainedModel, *, workspace: Workspace
+) -> CompressedModel:
+    """Fold, quantize and prune; every candidate is judged on validation and timed on this machine."""
+    data = open_dataset(workspace.resolve(dataset.directory))
+    images, targets = data.split("validation")
+    model = load_classifier(workspace.resolve(trained.directory) / "model.safetensors", declaration, len(data.labels))
+    found = search(
+        model,
+        declaration.compression,
+        declaration.data.image_size,
+        declaration.data.channels,
+        calibration_images=images,
+        evaluate=lambda logits: classification_metrics(softmax(logits, axis=1), targets)[declaration.training.select],
+        finetune=lambda pruned: _finetune(pruned, declaration, data),
+        directory=workspace.path,
+    )
+    frame = found.candidates
+    candidates = [Candidate(**row) for row in frame[list(Candidate.model_fields)].to_dict("records")]
+    workspace.table("candidates", frame.drop(columns="path", errors="ignore"), show=10)
+    workspace.say(found.reason)
+    workspace.figure("pareto", pareto(frame))
+    workspace.parameters({"compression.chosen": found.chosen})
+    files = "".join(hashlib.sha256((workspace.path / f"{c.name}.onnx").read_bytes()).hexdigest() for c in candidates)
+    return CompressedModel(
+        directory=workspace.name,
+        digest=hashlib.sha256((found.chosen + files).encode()).hexdigest(),
+        candidates=candidates,
+        chosen=found.chosen,
+        reason=found.reason,
+        figure=found.reason,
+    )

@@ -1,0 +1,88 @@
+"""Where things are kept and which servers are used: `mlflow.env`, overridden by real environment variables.
+
+Loaded before Prefect or MLflow is imported, since both read their settings from the environment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from labline.errors import BadInput
+
+PROJECT = Path(__file__).resolve().parent.parent
+USECASES = PROJECT / "usecases"
+EXPECTATIONS = PROJECT / "expectations"
+FREE_BYTES_NEEDED = 200 * 2**20
+OUT_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def load_environment() -> Path:
+    """Fill in the environment from `mlflow.env` and return the storage root, which exists and is writable.
+
+    Raises BadInput when the storage root cannot be used.
+    """
+    from dotenv import dotenv_values, load_dotenv
+
+    settings = PROJECT / "mlflow.env"
+    declared = os.environ.get("LABLINE_STORE") or dotenv_values(settings).get("LABLINE_STORE") or ".labline"
+    store = _local_path(declared)
+    os.environ["LABLINE_STORE"] = str(store)
+    load_dotenv(settings, override=False)
+    for name, value in _prefect_defaults(store).items():
+        os.environ.setdefault(name, value)
+    _check_writable(store)
+    return store
+
+
+def storage_root() -> Path:
+    """The storage root of a loaded environment."""
+    return Path(os.environ["LABLINE_STORE"])
+
+
+def _local_path(declared: str) -> Path:
+    scheme, separator, rest = declared.partition("://")
+    if separator and scheme != "file":
+        raise BadInput(f"LABLINE_STORE is {declared!r}: only local folders are supported so far, not {scheme}://")
+    path = Path(rest if separator else declared).expanduser()
+    return path if path.is_absolute() else PROJECT / path
+
+
+def _prefect_defaults(store: Path) -> dict[str, str]:
+    return {
+        "PREFECT_HOME": str(store / "prefect"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(store / "prefect" / "results"),
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # The console belongs to labline; the Prefect UI still gets every log line.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "labline,tasks",
+        "PREFECT_API_DATABASE_TIMEOUT": "60",
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+    }
+
+
+def _check_writable(store: Path) -> None:
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        probe = store / f".probe-{os.getpid()}"
+        probe.write_bytes(b"labline")
+        probe.unlink()
+    except OSError as error:
+        raise storage_problem(error, store) from None
+    free = shutil.disk_usage(store).free
+    if free < FREE_BYTES_NEEDED:
+        raise BadInput(
+            f"the storage root {store} is full: {free / 2**20:.0f} MiB are free, at least "
+            f"{FREE_BYTES_NEEDED / 2**20:.0f} MiB are needed; free space or set LABLINE_STORE to another folder"
+        )
+
+
+def storage_problem(error: OSError, store: Path) -> BadInput:
+    """Say in one sentence why the storage root cannot be written."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return BadInput(f"the storage root {store} cannot be written ({reason}): free space, or set LABLINE_STORE to a writable folder")

@@ -1,0 +1,60 @@
+"""Export: the released files, and the proof that they agree with PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+from labline.data.dataset import open_dataset
+from labline.errors import LablineError
+from labline.export.onnx import session
+from labline.export.parity import parity
+from labline.models.weights import load_classifier
+from labline.references import CompressedModel, DatasetRef, ExportedModel, TrainedModel
+from labline.usecase import UseCase
+from tasks.stage import stage
+from tasks.workspace import Workspace
+
+
+@stage(sections=("export", "model", "data"))
+def export(
+    declaration: UseCase,
+    dataset: DatasetRef,
+    trained: TrainedModel,
+    compressed: CompressedModel,
+    *,
+    workspace: Workspace,
+) -> ExportedModel:
+    """Release fp32 and chosen ONNX files; the fp32 one must decide as PyTorch does on real test images."""
+    data = open_dataset(workspace.resolve(dataset.directory))
+    candidates = workspace.resolve(compressed.directory)
+    shutil.copy(candidates / "fp32.onnx", workspace.path / "model.onnx")
+    shutil.copy(candidates / f"{compressed.chosen}.onnx", workspace.path / "chosen.onnx")
+    model = load_classifier(workspace.resolve(trained.directory) / "model.safetensors", declaration, len(data.labels))
+    images, _ = data.split("test")
+    seen = {name: parity(model, session(workspace.path / f"{name}.onnx"), images) for name in ("model", "chosen")}
+    fp32 = seen["model"]
+    figures = {
+        "max_abs_difference": fp32.max_abs_difference,
+        "decision_agreement": fp32.decision_agreement,
+        "samples": float(fp32.samples),
+        "chosen_max_abs_difference": seen["chosen"].max_abs_difference,
+        "chosen_decision_agreement": seen["chosen"].decision_agreement,
+    }
+    workspace.metrics({f"parity_{name}": value for name, value in figures.items()})
+    if fp32.unexplained:
+        raise LablineError(
+            f"model.onnx and PyTorch decide differently on {fp32.unexplained} of {fp32.samples} test images "
+            f"(largest difference of a logit {fp32.max_abs_difference:.2g}): the export cannot be trusted. "
+            "Look for layers whose export is not exact, and report it."
+        )
+    digest = hashlib.sha256()
+    for name in ("model.onnx", "chosen.onnx"):
+        digest.update((workspace.path / name).read_bytes())
+    return ExportedModel(
+        directory=workspace.name,
+        digest=digest.hexdigest(),
+        chosen=compressed.chosen,
+        parity=figures,
+        figure=f"same decisions as PyTorch on {fp32.samples:,} images, largest difference {fp32.max_abs_difference:.1e}",
+    )

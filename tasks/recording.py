@@ -1,0 +1,176 @@
+"""The MLflow run of a flow run: started when the first stage really runs, filled by batches.
+
+A flow run whose stages are all cached leaves no MLflow run behind. One that was killed goes on in the
+run it had started, as long as the declaration is the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labline.usecase import UseCase
+from tasks.environment import storage_root
+from tasks.observer import Observer, StageRecord, observer
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_current: ContextVar[Recording] = ContextVar("recording")
+BATCH = 1000  # the most metrics MLflow takes in one call
+
+
+class Recording:
+    """The MLflow run being filled, and what is still to be put on it."""
+
+    def __init__(self, declaration: UseCase, fresh: bool, observer: Observer) -> None:
+        """`fresh` asks every stage to run again."""
+        self.declaration = declaration
+        self.fresh = fresh
+        self.observer = observer
+        self.stages: list[StageRecord] = []
+        self._pending: list[tuple[str, Path]] = []
+        self._run_id: str | None = None
+        self._note = storage_root() / "runs" / f"{declaration.name}.json"
+
+    @property
+    def started(self) -> bool:
+        """Whether an MLflow run exists."""
+        return self._run_id is not None
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of the tracking server that `mlflow.env` names."""
+        from mlflow import MlflowClient
+
+        return MlflowClient()
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run, started (or taken up again) when first asked for."""
+        if self._run_id is None:
+            self._run_id = self._unfinished() or self._start()
+            pending, self._pending = self._pending, []
+            for stage, folder in pending:
+                self.log_evidence(stage, folder, history=True)
+        return self._run_id
+
+    def finished(self, record: StageRecord) -> None:
+        """Keep how a stage went, and tell whoever watches."""
+        self.stages.append(record)
+        self.observer.finished(record)
+
+    def defer(self, stage: str, folder: Path) -> None:
+        """Keep a cached stage's evidence for the run, if one is ever started."""
+        if self.started:
+            self.log_evidence(stage, folder, history=True)
+        else:
+            self._pending.append((stage, folder))
+
+    def log_evidence(self, stage: str, folder: Path, history: bool) -> None:
+        """Put a finished stage's evidence on the run; `history` where its steps were not logged live."""
+        from mlflow.entities import Metric, Param
+
+        evidence = folder / "evidence"
+        now = int(time.time() * 1000)
+        metrics = json.loads((evidence / "metrics.json").read_text())
+        parameters = json.loads((evidence / "parameters.json").read_text())
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            params=[Param(name, value) for name, value in parameters.items()],
+        )
+        if history:
+            self.log_steps(json.loads((evidence / "history.json").read_text()))
+        if any((evidence / "files").iterdir()):
+            self.client.log_artifacts(self.run_id, str(evidence / "files"), artifact_path=stage)
+
+    def log_steps(self, history: Sequence[dict[str, Any]]) -> None:
+        """Log figures per step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        figures = [Metric(name, v, now, entry["step"]) for entry in history for name, v in entry["metrics"].items()]
+        for start in range(0, len(figures), BATCH):
+            self.client.log_batch(self.run_id, metrics=figures[start : start + BATCH])
+
+    def finish(self, status: str) -> None:
+        """Close the run, if there is one."""
+        if self.started:
+            self.client.set_terminated(self.run_id, status=status)
+            self._note.unlink(missing_ok=True)
+
+    def _start(self) -> str:
+        run = self.client.create_run(
+            self._experiment(),
+            run_name=f"{self.declaration.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            tags={
+                "labline.usecase": self.declaration.name,
+                "mlflow.user": os.environ.get("USER", "labline"),
+                "mlflow.source.name": "labline",
+                "mlflow.note.content": f"{self.declaration.title}\n\nDeclared in `usecases/{self.declaration.name}.toml`.",
+            },
+        )
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        self._note.write_text(json.dumps({"run_id": run.info.run_id, "declaration": self._identity()}))
+        self.client.log_dict(run.info.run_id, self.declaration.model_dump(), "declaration.json")
+        return str(run.info.run_id)
+
+    def _unfinished(self) -> str | None:
+        """The run that a killed flow left open for this same declaration; one of another declaration is closed."""
+        from mlflow.exceptions import MlflowException
+
+        if not self._note.is_file():
+            return None
+        note = json.loads(self._note.read_text())
+        try:
+            run = self.client.get_run(note["run_id"])
+            if run.info.status != "RUNNING":
+                return None
+            if note["declaration"] == self._identity():
+                return str(note["run_id"])
+            self.client.set_terminated(note["run_id"], status="KILLED")
+        except MlflowException:
+            pass  # the run was deleted meanwhile: a new one is started
+        return None
+
+    def _identity(self) -> str:
+        return self.declaration.model_dump_json()
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.declaration.name)
+        if found is not None:
+            return str(found.experiment_id)
+        artifacts = os.environ["LABLINE_MLFLOW_ARTIFACTS"]
+        remote = os.environ["MLFLOW_TRACKING_URI"].startswith("http")
+        location = None if remote else f"{artifacts.rstrip('/')}/{self.declaration.name}"
+        return str(self.client.create_experiment(self.declaration.name, artifact_location=location))
+
+
+@contextlib.contextmanager
+def recording(declaration: UseCase, fresh: bool = False) -> Iterator[Recording]:
+    """Record everything inside on one MLflow run, closed with the status it deserves."""
+    current = Recording(declaration, fresh, observer.get())
+    token = _current.set(current)
+    try:
+        yield current
+    except KeyboardInterrupt:
+        raise  # left open: the next run of the same declaration goes on in it
+    except BaseException:
+        current.finish("FAILED")
+        raise
+    else:
+        current.finish("FINISHED")
+    finally:
+        _current.reset(token)
+
+
+def current_recording() -> Recording:
+    """The recording that the running flow opened."""
+    return _current.get()

@@ -1,0 +1,55 @@
+"""Train: the declared network on the cleaned dataset, resumed from the last epoch after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+
+from labline.data.dataset import open_dataset
+from labline.models.weights import build_declared, save_weights
+from labline.plots import learning_curves
+from labline.references import AugmentedRef, DatasetRef, TrainedModel
+from labline.training import Epoch, fit
+from labline.usecase import UseCase
+from tasks.stage import module_digest, stage
+from tasks.workspace import Workspace
+
+
+@stage(
+    sections=("model", "training", "augmentation"),
+    depends=lambda declaration: {"source of model.architecture": module_digest(declaration.model.architecture)},
+    resumes=True,
+)
+def train(declaration: UseCase, dataset: DatasetRef, augmented: AugmentedRef, *, workspace: Workspace) -> TrainedModel:
+    """Fit the network, logging every epoch as it ends."""
+    data = open_dataset(workspace.resolve(dataset.directory))
+    settings = declaration.training
+
+    def on_epoch(epoch: Epoch) -> None:
+        workspace.progress(epoch.epoch, settings.epochs, f"{settings.select} {epoch.selected:.4f}")
+        workspace.step(epoch.epoch, epoch.figures())
+
+    fitted = fit(
+        build_declared(declaration, len(data.labels)),
+        data.split("train"),
+        data.split("validation"),
+        settings,
+        declaration.augmentation,
+        checkpoint=workspace.path / "checkpoint.pt",
+        on_epoch=on_epoch,
+    )
+    weights = workspace.path / "model.safetensors"
+    save_weights(fitted.model, weights)
+    workspace.parameters(
+        {f"{section}.{key}": value for section in ("model", "training") for key, value in declaration.model_dump()[section].items()}
+    )
+    metrics = {f"validation_{settings.select}": fitted.validation_metric}
+    workspace.metrics({**metrics, "best_epoch": fitted.best_epoch})
+    workspace.table("history", fitted.history)
+    workspace.figure("learning_curves", learning_curves(fitted.history))
+    return TrainedModel(
+        directory=workspace.name,
+        digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        epochs=len(fitted.history),
+        metrics=metrics,
+        figure=f"validation {settings.select} {fitted.validation_metric:.4f} in {len(fitted.history)} epochs",
+    )

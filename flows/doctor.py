@@ -52,7 +52,9 @@ def examine(json: bool) -> None:
 
 def _python() -> Iterator[Finding]:
     seen = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("python", sys.version_info >= (3, 11), seen, "" if sys.version_info >= (3, 11) else "use 3.11 or newer")
+    yield Finding(
+        "python", sys.version_info >= (3, 11), seen, "" if sys.version_info >= (3, 11) else "use 3.11 or newer"
+    )
 
 
 def _packages() -> Iterator[Finding]:
@@ -89,15 +91,18 @@ def _server(name: str, address: str, health: str, variable: str, embedded: str) 
             return Finding(f"{name} server", True, address)
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        return Finding(f"{name} server", False, f"{address}: {reason}", f"start it, or unset {variable} to work embedded")
+        return Finding(
+            f"{name} server", False, f"{address}: {reason}", f"start it, or unset {variable} to work embedded"
+        )
 
 
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from labline.training import autocast_dtype
+    from labline.training import choose_precision
 
-    yield Finding("cpu", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, trains in {autocast_dtype('cpu')}")
+    precision = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
+    yield Finding("cpu", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, trains in {precision}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield Finding(f"cuda:{index}", True, torch.cuda.get_device_name(index))
@@ -114,4 +119,6 @@ def _usecases() -> Iterator[Finding]:
         except LablineError as error:
             yield Finding(f"declaration {path.stem}", False, "cannot be used", str(error))
     if not os.environ.get("LABLINE_DATA"):
-        yield Finding("LABLINE_DATA", True, f"not set: steel, pneumonia and cifar10 need it (see {PROJECT / 'README.md'})")
+        yield Finding(
+            "LABLINE_DATA", True, f"not set: steel, pneumonia and cifar10 need it (see {PROJECT / 'README.md'})"
+        )

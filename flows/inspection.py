@@ -22,7 +22,14 @@ def list_usecases(json: bool) -> None:
     for path in sorted(USECASES.glob("*.toml")):
         declaration = load_usecase(path.stem, USECASES)
         newest = _newest_version(declaration.name)
-        rows.append({"usecase": declaration.name, "title": declaration.title, "data": _data_state(declaration.data.path), **newest})
+        rows.append(
+            {
+                "usecase": declaration.name,
+                "title": declaration.title,
+                "data": _data_state(declaration.data.path),
+                **newest,
+            }
+        )
     table = Table("use case", "what", "data", "version", "stage", "test accuracy")
     for row in rows:
         table.add_row(*(str(row[key] or "-") for key in ("usecase", "title", "data", "version", "stage", "accuracy")))
@@ -45,7 +52,7 @@ def show_usecase(usecase: str, data: str | None, assignments: list[str], json: b
 
 
 def _newest_version(usecase: str) -> dict[str, str | None]:
-    """Version, stage and accuracy of the newest registered version; nothing is imported or created where none can be."""
+    """Version, stage and accuracy of the newest registered version; a database is not created to find none."""
     none: dict[str, str | None] = {"version": None, "stage": None, "accuracy": None}
     tracking = os.environ["MLFLOW_TRACKING_URI"]
     if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).is_file():

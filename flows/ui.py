@@ -52,7 +52,15 @@ def mlflow_command(port: int) -> list[str]:
     """The command that serves the MLflow pages of the configured store."""
     store = os.environ["MLFLOW_TRACKING_URI"]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    return [*command, "--workers", "1", "--backend-store-uri", store, "--registry-store-uri", os.environ["MLFLOW_REGISTRY_URI"]]
+    return [
+        *command,
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        store,
+        "--registry-store-uri",
+        os.environ["MLFLOW_REGISTRY_URI"],
+    ]
 
 
 def prefect_command(port: int) -> list[str]:

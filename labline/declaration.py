@@ -6,7 +6,6 @@ file, the key, what was expected and the nearest valid name.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from labline.errors import BadInput, nearest
@@ -122,26 +122,7 @@ def expand(path: str, where: str) -> Path:
 
 def as_toml(usecase: UseCase) -> str:
     """The declaration with every default filled in, as TOML."""
-    values = usecase.model_dump(exclude_none=True)
-    scalars = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"{key} = {_toml(value)}" for key, value in scalars.items()]
-    for name, section in values.items():
-        if isinstance(section, dict):
-            lines += ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in section.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        inner = ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return tomli_w.dumps(usecase.model_dump(exclude_none=True))
 
 
 def own_modules(usecase: str) -> None:

@@ -86,8 +86,8 @@ def roc_curves(probabilities_NK: Floats, targets_N: Integers, labels: Sequence[s
             label=f"{labels[k]}  {areas[k]:.3f}" if named else None,
         )
     title = "ROC curves, one class against the rest" if len(labels) > 2 else f"ROC curve of {labels[-1]}"
-    _dress(axes, title, "false positive rate", "true positive rate")
     side = CORNER if areas and min(areas.values()) > 1 - CORNER**2 else 1.0
+    _dress(axes, title + (" (upper left corner)" if side < 1 else ""), "false positive rate", "true positive rate")
     axes.set(xlim=(-0.01 * side, side), ylim=(1 - side, 1 + 0.01 * side), aspect="equal")
     if areas and len(labels) > 2:
         _legend(axes, title="area under the curve", loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -197,7 +197,9 @@ def pareto(candidates: pd.DataFrame, metric: str = "accuracy") -> Figure:
     """Quality against latency and against size; the line joins the candidates that no other one beats.
 
     `candidates` has name, metric (0 to 1), bytes, latency_ms_p50 and chosen (bool); `metric` names the figure.
+    A candidate without figures (NaN: its pass failed) is left out.
     """
+    candidates = candidates.dropna(subset=["metric", "bytes", "latency_ms_p50"])
     figure = _figure(11.5, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     quality = candidates["metric"].to_numpy(dtype=np.float64)
@@ -224,7 +226,7 @@ def pareto(candidates: pd.DataFrame, metric: str = "accuracy") -> Figure:
         axes.set_xlim(0, 1.15 * max(cost.max(), np.finfo(np.float64).tiny))
     pad = max(0.2 * float(np.ptp(quality)), 0.005)
     left.set_ylim(quality.min() - pad, quality.max() + pad)
-    left.yaxis.set_major_formatter(PercentFormatter(1, 1))
+    left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set_ylabel(metric.replace("_", " "), color=INK)
     left.set_title("Compression candidates", loc="left", fontsize=11, fontweight="bold", color=INK)
     _legend(right, loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=0.9)

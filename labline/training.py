@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +23,15 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from labline.augmentation import augment, mix
 from labline.errors import BadInput, LablineError
+from labline.evaluation import classification_metrics
 from labline.models.classifier import ImageClassifier
 from labline.models.cnn import fit_whitening
-from labline.usecase import Augmentation, Training
+from labline.usecase import Augmentation, Metric, Training
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,9 @@ def predict_logits(
     target = choose_device(device)
     model = model.to(target).eval()
     with torch.inference_mode():
-        batches = [model(_tensor(images[start : start + batch_size]).to(target)) for start in _starts(images, batch_size)]
+        batches = [
+            model(_tensor(images[start : start + batch_size]).to(target)) for start in _starts(images, batch_size)
+        ]
     return torch.cat(batches).cpu().numpy()
 
 
@@ -306,8 +308,11 @@ class _Run:
                 network(_tensor(images[start : start + 1000]).to(self.device)).float().cpu()
                 for start in _starts(images, 1000)
             ]
-        scores = _scores(torch.cat(batches), targets_N)
-        return {f"validation_{name}": value for name, value in scores.items()}
+        metrics = classification_metrics(torch.cat(batches).softmax(dim=1).double().numpy(), targets_N)
+        return {
+            "validation_loss": metrics["log_loss"],
+            **{f"validation_{name}": metrics[name] for name in get_args(Metric)},
+        }
 
     def state(self) -> dict[str, Any]:
         """Everything `restore` needs, in types that `torch.load(weights_only=True)` reads."""
@@ -338,23 +343,6 @@ class _Run:
         history = pd.DataFrame([asdict(epoch) for epoch in self.history]).drop(columns=["losses", "restored"])
         metric = getattr(self.history[best - 1], f"validation_{self.settings.select}")
         return Fitted(model, history, best, metric)
-
-
-def _scores(logits_NK: torch.Tensor, targets_N: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Loss and the metrics of `usecase.Metric`; classes absent from the targets are left out of roc_auc."""
-    predicted_N = logits_NK.argmax(dim=1).numpy()
-    probabilities_NK = logits_NK.softmax(dim=1).numpy()
-    one_hot_NK = np.eye(logits_NK.shape[1], dtype=bool)[targets_N]
-    present_K = one_hot_NK.any(axis=0) & ~one_hot_NK.all(axis=0)
-    return {
-        "loss": F.cross_entropy(logits_NK, torch.from_numpy(targets_N)).item(),
-        "accuracy": float(accuracy_score(targets_N, predicted_N)),
-        "balanced_accuracy": float(balanced_accuracy_score(targets_N, predicted_N)),
-        "macro_f1": float(f1_score(targets_N, predicted_N, average="macro")),
-        "roc_auc": float(roc_auc_score(one_hot_NK[:, present_K], probabilities_NK[:, present_K]))
-        if present_K.any()
-        else math.nan,
-    }
 
 
 def _best_epoch(history: list[Epoch], settings: Training) -> int:
@@ -401,7 +389,9 @@ def _class_weights(targets_N: torch.Tensor, classes: int) -> torch.Tensor:
 def _pixel_statistics(images_NHWC: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation per channel, from exact counts of the 256 pixel values."""
     values = np.arange(256.0)
-    counts_CV = np.stack([np.bincount(images_NHWC[..., c].ravel(), minlength=256) for c in range(images_NHWC.shape[-1])])
+    counts_CV = np.stack(
+        [np.bincount(images_NHWC[..., c].ravel(), minlength=256) for c in range(images_NHWC.shape[-1])]
+    )
     shares_CV = counts_CV / counts_CV.sum(axis=1, keepdims=True)
     mean_C = shares_CV @ values
     std_C = np.sqrt(shares_CV @ values**2 - mean_C**2)

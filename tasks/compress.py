@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
-from labline.compression.search import search
-from labline.data.dataset import open_dataset
 from scipy.special import softmax
 
+from labline.compression.search import search
+from labline.data.dataset import Dataset, open_dataset
 from labline.evaluation import classification_metrics
-from labline.models.classifier import ImageClassifier
 from labline.models.weights import load_classifier
 from labline.plots import pareto
 from labline.references import Candidate, CompressedModel, DatasetRef, TrainedModel
-from labline.training import fit
 from labline.usecase import UseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace
@@ -27,21 +25,23 @@ def compress(
     data = open_dataset(workspace.resolve(dataset.directory))
     images, targets = data.split("validation")
     model = load_classifier(workspace.resolve(trained.directory) / "model.safetensors", declaration, len(data.labels))
+    select = declaration.training.select
     found = search(
         model,
         declaration.compression,
         declaration.data.image_size,
         declaration.data.channels,
         calibration_images=images,
-        evaluate=lambda logits: classification_metrics(softmax(logits, axis=1), targets)[declaration.training.select],
+        evaluate=lambda logits: classification_metrics(softmax(logits(images), axis=1), targets)[select],
         finetune=lambda pruned: _finetune(pruned, declaration, data),
         directory=workspace.path,
     )
     frame = found.candidates
-    candidates = [Candidate(**row) for row in frame[list(Candidate.model_fields)].to_dict("records")]
-    workspace.table("candidates", frame.drop(columns="path", errors="ignore"), show=10)
+    measured = frame[frame["bytes"].notna()].astype({"bytes": int})
+    candidates = [Candidate.model_validate(row) for row in measured[list(Candidate.model_fields)].to_dict("records")]
+    workspace.table("candidates", frame.drop(columns="path"), show=10)
     workspace.say(found.reason)
-    workspace.figure("pareto", pareto(frame))
+    workspace.figure("pareto", pareto(measured, select))
     workspace.parameters({"compression.chosen": found.chosen})
     files = "".join(hashlib.sha256((workspace.path / f"{c.name}.onnx").read_bytes()).hexdigest() for c in candidates)
     return CompressedModel(
@@ -52,3 +52,16 @@ def compress(
         reason=found.reason,
         figure=found.reason,
     )
+
+
+def _finetune(pruned: ImageClassifier, declaration: UseCase, data: Dataset) -> ImageClassifier:
+    """Let a pruned network recover: the declared training, shorter and at a third of its learning rate."""
+    epochs = declaration.compression.finetune_epochs
+    if epochs == 0:
+        return pruned
+    declared = declaration.training
+    settings = declared.model_copy(
+        update={"epochs": epochs, "learning_rate": declared.learning_rate / 3, "ema": 0.0, "early_stopping": 0}
+    )
+    fitted = fit(pruned.backbone, data.split("train"), data.split("validation"), settings, declaration.augmentation)
+    return fitted.model

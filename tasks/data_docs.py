@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OUTSIDE = re.compile(r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>", re.DOTALL)
 STYLE = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }
-nav, .sticky, .modal, [data-toggle=collapse] { display: none; }
+nav, footer, .sticky, .modal, [data-toggle=collapse], .alert a { display: none; }
 table { border-collapse: collapse; width: 100%; }
 th, td { border-bottom: 1px solid #ddd; padding: .4rem .6rem; text-align: left; vertical-align: top; }
 h4, h5, h6 { margin: .6rem 0; font-size: 1.1rem; }

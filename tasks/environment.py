@@ -85,4 +85,6 @@ def _check_writable(store: Path) -> None:
 def storage_problem(error: OSError, store: Path) -> BadInput:
     """Say in one sentence why the storage root cannot be written."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return BadInput(f"the storage root {store} cannot be written ({reason}): free space, or set LABLINE_STORE to a writable folder")
+    return BadInput(
+        f"the storage root {store} cannot be written ({reason}): free space, or set LABLINE_STORE to a writable folder"
+    )

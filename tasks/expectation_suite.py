@@ -228,8 +228,9 @@ def _with_derived_columns(manifest: pd.DataFrame, labels: tuple[str, ...]) -> pd
     """The manifest with as many of DERIVED_COLUMNS as its columns allow; unknown labels are not counted as classes."""
     derived: dict[str, pd.Series[Any]] = {}
     if {"sha256", "split"} <= set(manifest.columns):
-        places = manifest[["sha256", "split"]].drop_duplicates()
-        derived["splits_of_content"] = manifest["sha256"].map(places["sha256"].value_counts())
+        content, _ = pd.factorize(manifest["sha256"])
+        places = pd.DataFrame({"content": content, "split": manifest["split"]}).drop_duplicates()
+        derived["splits_of_content"] = pd.Series(content).map(places["content"].value_counts())
     if {"label", "split"} <= set(manifest.columns):
         known = manifest["label"].where(manifest["label"].isin(labels))
         size = known.groupby([manifest["split"], known], observed=True).transform("size")
@@ -253,7 +254,9 @@ def _validate(
     batch: Batch, suite: ExpectationSuite, result_format: str, parameters: dict[str, Any]
 ) -> ExpectationSuiteValidationResult:
     """Run a suite; results in the order of the suite, with plain Python values."""
-    found = batch.validate(suite, result_format={"result_format": result_format}, expectation_parameters=parameters)
+    # GX copies the frame for every condition; copy-on-write (the way of pandas 3) makes these copies free.
+    with pd.option_context("mode.copy_on_write", True):
+        found = batch.validate(suite, result_format={"result_format": result_format}, expectation_parameters=parameters)
     found.results.sort(key=_position)
     for result in found.results:
         result.result = json.loads(json.dumps(result.result, default=_plain))

@@ -37,6 +37,8 @@ class Recording:
         self.stages: list[StageRecord] = []
         self._pending: list[tuple[str, Path]] = []
         self._run_id: str | None = None
+        self._logged: list[str] = []
+        self._resumed = False
         self._note = storage_root() / "runs" / f"{declaration.name}.json"
 
     @property
@@ -58,8 +60,14 @@ class Recording:
             self._run_id = self._unfinished() or self._start()
             pending, self._pending = self._pending, []
             for stage, folder in pending:
-                self.log_evidence(stage, folder, history=True)
+                if stage not in self._logged:
+                    self.log_evidence(stage, folder, history=True)
         return self._run_id
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this goes on in the run of a flow that was killed."""
+        return bool(self.run_id) and self._resumed
 
     def finished(self, record: StageRecord) -> None:
         """Keep how a stage went, and tell whoever watches."""
@@ -90,6 +98,8 @@ class Recording:
             self.log_steps(json.loads((evidence / "history.json").read_text()))
         if any((evidence / "files").iterdir()):
             self.client.log_artifacts(self.run_id, str(evidence / "files"), artifact_path=stage)
+        self._logged.append(stage)
+        self._write_note()
 
     def log_steps(self, history: Sequence[dict[str, Any]]) -> None:
         """Log figures per step."""
@@ -117,10 +127,16 @@ class Recording:
                 "mlflow.note.content": f"{self.declaration.title}\n\nDeclared in `usecases/{self.declaration.name}.toml`.",
             },
         )
-        self._note.parent.mkdir(parents=True, exist_ok=True)
-        self._note.write_text(json.dumps({"run_id": run.info.run_id, "declaration": self._identity()}))
+        self._run_id = str(run.info.run_id)
+        self._write_note()
         self.client.log_dict(run.info.run_id, self.declaration.model_dump(), "declaration.json")
-        return str(run.info.run_id)
+        return self._run_id
+
+    def _write_note(self) -> None:
+        """Leave word for the next flow run, should this one be killed."""
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        note = {"run_id": self._run_id, "declaration": self._identity(), "logged": self._logged}
+        self._note.write_text(json.dumps(note))
 
     def _unfinished(self) -> str | None:
         """The run that a killed flow left open for this same declaration; one of another declaration is closed."""
@@ -134,6 +150,8 @@ class Recording:
             if run.info.status != "RUNNING":
                 return None
             if note["declaration"] == self._identity():
+                self._resumed = True
+                self._logged = note["logged"]
                 return str(note["run_id"])
             self.client.set_terminated(note["run_id"], status="KILLED")
         except MlflowException:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from labline.model_card import model_card
 
 from labline.data.dataset import Dataset, open_dataset
 from labline.declaration import as_toml
 from labline.evaluation import open_evaluation
 from labline.gates import judge
-from labline.model_card import model_card
 from labline.references import (
     CompressedModel,
     DatasetRef,
@@ -78,21 +79,21 @@ def register(
             name=declaration.name,
             signature=_signature(declaration, len(data.labels)),
             input_example=example,
-            pip_requirements=[f"{name}=={_version(name)}" for name in ("onnx", "onnxruntime", "numpy")],
+            pip_requirements=[f"{name}=={version(name)}" for name in ("onnx", "onnxruntime", "numpy")],
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
             extra_files=[str(path) for path in extra],
             registered_model_name=declaration.name,
         )
-    version = str(logged.registered_model_version)
-    _describe(recording.client, declaration, version, card, _tags(dataset, compressed, exported, evaluated))
+    number = str(logged.registered_model_version)
+    _describe(recording.client, declaration, number, card, _tags(dataset, compressed, exported, evaluated))
     return RegisteredVersion(
         directory=workspace.name,
-        digest=f"{declaration.name}/{version}",
+        digest=f"{declaration.name}/{number}",
         model=declaration.name,
-        version=version,
+        version=number,
         run_id=recording.run_id,
-        figure=f"models:/{declaration.name}/{version}",
+        figure=f"models:/{declaration.name}/{number}",
     )
 
 
@@ -140,10 +141,12 @@ def _extra_files(
 
 def _signature(declaration: UseCase, classes: int) -> ModelSignature:
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
     size, channels = declaration.data.image_size, declaration.data.channels
-    outputs = [TensorSpec(np.dtype(np.float32), (-1, classes), name) for name in ("logits", "probabilities")]
+    outputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(np.dtype(np.float32), (-1, classes), name) for name in ("logits", "probabilities")
+    ]
     images = TensorSpec(np.dtype(np.uint8), (-1, size, size, channels), "images")
     return ModelSignature(inputs=Schema([images]), outputs=Schema(outputs))
 
@@ -175,14 +178,10 @@ def _tags(
     }
 
 
-def _describe(client: Any, declaration: UseCase, version: str, card: str, tags: dict[str, str]) -> None:
+def _describe(client: Any, declaration: UseCase, number: str, card: str, tags: dict[str, str]) -> None:
     client.update_registered_model(declaration.name, description=declaration.title)
-    client.update_model_version(declaration.name, version, description=card)
+    client.update_model_version(declaration.name, number, description=card)
     for name, value in tags.items():
-        client.set_model_version_tag(declaration.name, version, name, value)
+        client.set_model_version_tag(declaration.name, number, name, value)
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import CachePolicy
 
 from labline.errors import LablineError
@@ -73,7 +73,7 @@ class Stage(Generic[Result]):
         self, declaration: UseCase, inputs: Sequence[Reference], parts: dict[str, Any], refresh: bool
     ) -> tuple[Result, bool]:
         prefect_task: Task[..., Any] = self._task(parts).with_options(refresh_cache=refresh)
-        state = prefect_task(declaration, list(inputs), return_state=True)
+        state: Any = prefect_task(declaration, list(inputs), return_state=True)
         return state.result(), state.name == "Cached"
 
     def _task(self, parts: dict[str, Any]) -> Task[..., Any]:
@@ -82,7 +82,7 @@ class Stage(Generic[Result]):
         def run(declaration: UseCase, inputs: list[Reference]) -> Result:
             return self._execute(declaration, inputs, parts)
 
-        return task(
+        return Task(
             run,
             name=self.name,
             task_run_name=self.name,
@@ -200,9 +200,13 @@ def _sources(module: str) -> dict[str, str]:
 
 
 # How stages are run, not what they compute: a change here must not retrain anybody's model.
-_SCAFFOLDING = {
-    f"tasks.{name}" for name in ("stage", "recording", "workspace", "environment", "observer")
-} | {"tasks", "labline", "labline.errors", "labline.usecase", "labline.references"}
+_SCAFFOLDING = {f"tasks.{name}" for name in ("stage", "recording", "workspace", "environment", "observer")} | {
+    "tasks",
+    "labline",
+    "labline.errors",
+    "labline.usecase",
+    "labline.references",
+}
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 
 from labline.data.dataset import open_dataset
 from labline.models.weights import build_declared, save_weights
@@ -25,8 +26,15 @@ def train(declaration: UseCase, dataset: DatasetRef, augmented: AugmentedRef, *,
     settings = declaration.training
 
     def on_epoch(epoch: Epoch) -> None:
-        workspace.progress(epoch.epoch, settings.epochs, f"{settings.select} {epoch.selected:.4f}")
-        workspace.step(epoch.epoch, epoch.figures())
+        figures = asdict(epoch)
+        losses, restored = figures.pop("losses"), figures.pop("restored")
+        selected = figures[f"validation_{settings.select}"]
+        workspace.progress(epoch.epoch, settings.epochs, f"epoch {epoch.epoch}, {settings.select} {selected:.4f}")
+        first_step = (epoch.epoch - 1) * len(losses)
+        workspace.steps(
+            [(epoch.epoch, figures), *((first_step + i, {"step_loss": loss}) for i, loss in enumerate(losses))],
+            seen_before=restored,
+        )
 
     fitted = fit(
         build_declared(declaration, len(data.labels)),
@@ -39,11 +47,11 @@ def train(declaration: UseCase, dataset: DatasetRef, augmented: AugmentedRef, *,
     )
     weights = workspace.path / "model.safetensors"
     save_weights(fitted.model, weights)
-    workspace.parameters(
-        {f"{section}.{key}": value for section in ("model", "training") for key, value in declaration.model_dump()[section].items()}
-    )
+    declared = declaration.model_dump()
+    for section in ("model", "training"):
+        workspace.parameters({f"{section}.{key}": value for key, value in declared[section].items()})
     metrics = {f"validation_{settings.select}": fitted.validation_metric}
-    workspace.metrics({**metrics, "best_epoch": fitted.best_epoch})
+    workspace.metrics({**metrics, "temperature": float(fitted.model.temperature), "best_epoch": fitted.best_epoch})
     workspace.table("history", fitted.history)
     workspace.figure("learning_curves", learning_curves(fitted.history))
     return TrainedModel(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,17 +62,18 @@ class Workspace:
 
     def metrics(self, figures: Mapping[str, float]) -> None:
         """Record figures of the whole run."""
-        self._metrics.update({name: float(value) for name, value in figures.items() if math.isfinite(value)})
+        self._metrics.update(_finite(figures))
 
     def parameters(self, values: Mapping[str, object]) -> None:
         """Record parameters of the run."""
         self._parameters.update({name: str(value) for name, value in values.items()})
 
-    def step(self, step: int, figures: Mapping[str, float]) -> None:
-        """Record figures at one step, and show them on the MLflow run now."""
-        finite = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-        self._history.append({"step": step, "metrics": finite})
-        self._recording.log_steps(self._history[-1:])
+    def steps(self, history: Sequence[tuple[int, Mapping[str, float]]], seen_before: bool = False) -> None:
+        """Record figures at steps, and show them on the MLflow run now; `seen_before` by a run that was killed."""
+        entries = [{"step": step, "metrics": _finite(figures)} for step, figures in history]
+        self._history += entries
+        if not (seen_before and self._recording.resumed):
+            self._recording.log_steps(entries)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Keep a plot."""
@@ -101,6 +102,10 @@ def markdown_table(frame: pd.DataFrame) -> str:
     header = "| " + " | ".join(map(str, frame.columns)) + " |\n|" + " --- |" * len(frame.columns)
     rows = ("| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.itertuples(index=False))
     return "\n".join([header, *rows])
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
 
 def _cell(value: object) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 
-import torch.fx
+from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from labline.models.classifier import ImageClassifier
@@ -22,7 +23,17 @@ def fold_batch_norm(model: ImageClassifier) -> ImageClassifier:
     """
     folded = copy.deepcopy(model).eval()
     try:
-        folded.backbone = fuse(folded.backbone)
-    except (torch.fx.proxy.TraceError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+        traced = fx.symbolic_trace(folded.backbone)
+        if not _shares_layers(traced):
+            folded.backbone = fuse(traced, no_trace=True)
+    # Tracing runs the user's own forward() on stand-ins for tensors: it may raise anything there.
+    except Exception as error:
         logger.info("batch norm stays unfolded, torch.fx cannot trace %s: %s", type(model.backbone).__name__, error)
     return folded
+
+
+def _shares_layers(traced: fx.GraphModule) -> bool:
+    """Does one layer with weights serve in several places? Folding there would change the other place as well."""
+    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
+    layers: dict[str, nn.Module] = dict(traced.named_modules())
+    return any(count > 1 and any(True for _ in layers[name].parameters()) for name, count in calls.items())

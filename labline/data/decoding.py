@@ -75,7 +75,7 @@ def decode(encoded: bytes, image_size: int, channels: int, max_pixels: int) -> D
         return Refusal("not-an-image", repr(encoded[:16]), "its first bytes are those of no image format known here")
     except _UnknownPixelRange as error:
         return Refusal("unsupported-pixels", str(error), "its pixels have no agreed range: convert it to 8 or 16 bits")
-    except Exception as error:  # noqa: BLE001  whatever a decoder raises on hostile bytes tells of the file
+    except Exception as error:
         kind: RefusalKind = "truncated" if "truncated" in str(error).lower() else "corrupt"
         return Refusal(kind, type(error).__name__, f"its pixels could not be decoded: {error}")
 

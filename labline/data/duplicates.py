@@ -27,8 +27,8 @@ from labline.data.dataset import SPLITS, Dataset
 THUMBNAIL = 32  # pixels; what pHash hashes, and what is left of an image after the commonest re-encodings
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 BLANK_STD = 2.0  # grey levels; below it an image carries noise only, and a correlation says nothing
-MOST_NEIGHBOURS = 64  # matches an image may collect in one band, so that equal hashes stay linear
-WIDEST_BUCKET = 4096  # hashes one hash is compared with in one band
+MOST_NEIGHBOURS = 16  # matches an image may collect in one band, so that equal hashes stay linear
+WIDEST_BUCKET = 1024  # hashes one hash is compared with in one band
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 

@@ -29,7 +29,7 @@ from labline.errors import BadInput, nearest
 Array = npt.NDArray[np.float32]
 
 CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
-BLOCK = 64  # strips rendered together, from one random stream
+BLOCK = 32  # strips rendered together, from one random stream
 SMALLEST_IMAGE = 16  # below it most defects are thinner than a pixel
 
 RANGES = {
@@ -76,8 +76,8 @@ def _is_number(value: object) -> bool:
 class Conditions:
     """How the plant behaves while the pictures are taken; the defaults are the neutral state.
 
-    - `lighting`, -1 (dim) to 1 (glaring): lamp power in photographic stops (factors of 2) at the middle of the
-      picture, 0.4 times as much at its left edge and 1.6 times at its right; glare saturates the sensor.
+    - `lighting`, -1 (dim) to 1 (glaring): the lamp is brighter by 0.5 (left edge) to 1.9 (right edge) times as
+      many photographic stops, factors of 2; glare saturates the sensor.
     - `blur`, 0 to 1: defocus; 1 is a Gaussian of 3 % of the image side.
     - `noise`, 0 to 1: sensor noise added to the neutral 1.5 %; 1 adds 8 % of full scale.
     - `class_mix`: relative frequency of classes, those not named never occur; None is all alike.
@@ -150,22 +150,19 @@ def render(
     _check_whole("image_size", image_size, SMALLEST_IMAGE)
     _check_whole("seed", seed, 0)
     _check_whole("start", start, 0)
-    first = start // BLOCK
-    last = (start + samples - 1) // BLOCK
-    images_NHW = np.empty(((last - first + 1) * BLOCK, image_size, image_size), np.uint8)
-    drawn, annotated, strips, blank = (np.empty(len(images_NHW), np.int64) for _ in range(4))
-    for block in range(first, last + 1):
-        here = slice((block - first) * BLOCK, (block - first + 1) * BLOCK)
-        frames = _render_block(block, image_size, seed, conditions)
-        images_NHW[here], drawn[here], annotated[here], strips[here], blank[here] = frames
-    wanted = slice(start - first * BLOCK, start - first * BLOCK + samples)
+    blocks = range(start // BLOCK, (start + samples - 1) // BLOCK + 1)
+    frames = [_render_block(block, image_size, seed, conditions) for block in blocks]
+    offset = start - blocks[0] * BLOCK
+    images_NHW, drawn, annotated, strips, blank = (
+        np.concatenate(part)[offset : offset + samples] for part in zip(*frames, strict=True)
+    )
     return Surfaces(
-        images=images_NHW[wanted, :, :, None],
-        labels=[CLASSES[k] for k in annotated[wanted]],
-        true_labels=[CLASSES[k] for k in drawn[wanted]],
+        images=images_NHW[..., None],
+        labels=[CLASSES[k] for k in annotated],
+        true_labels=[CLASSES[k] for k in drawn],
         sample_ids=[f"surface-{seed}-{index:06d}" for index in range(start, start + samples)],
-        strips=strips[wanted],
-        blank=blank[wanted].astype(bool),
+        strips=strips,
+        blank=blank,
     )
 
 
@@ -187,12 +184,7 @@ class _Strips:
         return _random_field(self.spectra[layer], across, along)
 
 
-Block = tuple[
-    npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]
-]
-
-
-def _render_block(block: int, image_size: int, seed: int, conditions: Conditions) -> Block:
+def _render_block(block: int, image_size: int, seed: int, conditions: Conditions) -> tuple[npt.NDArray[Any], ...]:
     """Images NHW, class drawn, class annotated, strip shown and fault of one block's frames.
 
     All random numbers are drawn first, whatever the conditions, so that conditions do not disturb each other.
@@ -225,15 +217,15 @@ def _render_block(block: int, image_size: int, seed: int, conditions: Conditions
 def _rolled_steel(draws: npt.NDArray[np.void], spectrum: npt.NDArray[np.complex64], image_size: int) -> Array:
     """N x H x W reflectance around 1 of a strip without a defect: streaks along the rolling direction, roughness."""
     streaks = _random_field(spectrum, 0.012, 0.35) * (0.02 + 0.06 * draws["streaks"])[:, None, None]
+    # Read upside down, the same white spectrum gives a second field for nothing.
     roughness = _random_field(spectrum[:, ::-1], 0.007, 0.007) * (0.02 + 0.05 * draws["roughness"])[:, None, None]
-    surface: Array = 1 + streaks + roughness
-    return surface
+    return (1 + streaks + roughness).astype(np.float32, copy=False)
 
 
 def _crazing(strips: _Strips) -> Array:
     """A net of fine dark cracks, mostly across the strip, on a mottled surface."""
     length = strips.uniform("size", 0.03, 0.055)
-    cracks = np.exp(-np.square(strips.field(0, length, 0.6 * length) / 0.16))
+    cracks: Array = np.exp(-np.square(6 * strips.field(0, length, 0.6 * length)))
     spread = _threshold(strips.field(1, 0.12, 0.12), strips.uniform("reach", -1.2, 0.6), 3)
     crazed: Array = 0.2 * strips.field(1, 0.012, 0.012) - cracks * spread
     return crazed
@@ -337,7 +329,7 @@ def _photograph(
     exposure = 1 + np.where(again, 0.08 * (draws["exposure"] - 0.5), 0)
     level = (0.42 + 0.2 * strip["level"]) * exposure
     tilt = 1 + 0.5 * (strip["tilt"][:, None] - 0.5) * position
-    lamp = np.exp2(conditions.lighting * (1 + 1.2 * position))
+    lamp = np.exp2(conditions.lighting * (1.2 + 1.4 * position))
     light_NHW: Array = surface_NHW * (level[:, None] * tilt)[:, :, None].astype(np.float32) * lamp.astype(np.float32)
     if conditions.blur:
         light_NHW = gaussian_filter(light_NHW, (0, *(2 * [0.03 * side * conditions.blur])))

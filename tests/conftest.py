@@ -1,0 +1,61 @@
+"""Shared fixtures: a storage root of the test session's own, and real Prefect and MLflow servers on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# Prefect and MLflow read their settings when they are imported, which collecting tests already does.
+STORE = Path(tempfile.mkdtemp(prefix="labline-tests-"))
+PREFECT_PORT, MLFLOW_PORT = free_port(), free_port()
+os.environ["LABLINE_STORE"] = str(STORE)
+os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PREFECT_PORT}/api"
+DATABASE = f"sqlite:///{STORE}/mlflow/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[dict[str, str]]:
+    """A Prefect server and an MLflow server, started once; flows run in this process report to both."""
+    from flows.ui import mlflow_command, prefect_command, server_environment, stop, wait_until_ready
+    from tasks.environment import load_environment
+
+    load_environment()
+    (STORE / "mlflow").mkdir(exist_ok=True)
+    commands = {"prefect": prefect_command(PREFECT_PORT), "mlflow": mlflow_command(MLFLOW_PORT)}
+    addresses = {"prefect": f"http://127.0.0.1:{PREFECT_PORT}", "mlflow": f"http://127.0.0.1:{MLFLOW_PORT}"}
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, command in commands.items():
+            with (STORE / f"{name}.log").open("wb") as log:
+                running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=dict(server_environment()))
+        wait_until_ready(
+            "prefect", addresses["prefect"] + "/api/health", running["prefect"], str(STORE / "prefect.log")
+        )
+        wait_until_ready("mlflow", addresses["mlflow"] + "/health", running["mlflow"], str(STORE / "mlflow.log"))
+        yield addresses
+    finally:
+        stop(running)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped, saying so, where it is not set."""
+    folder = os.environ.get("LABLINE_DATA")
+    if not folder:
+        pytest.skip(
+            "needs real data: set LABLINE_DATA to the folder with cifar10.zip, neu-steel.zip, pneumoniamnist.npz"
+        )
+    return Path(folder)

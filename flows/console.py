@@ -41,6 +41,10 @@ class ConsoleObserver(Observer):
     ) -> None:
         self._progress.stop()
 
+    def said(self, message: str) -> None:
+        """Print a line."""
+        self._progress.console.print(message)
+
     def started(self, stage: str) -> None:
         """Show a new line with an endless bar."""
         self._running[stage] = self._progress.add_task(stage, total=None, text="")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tasks.environment import USECASES, load_environment
@@ -12,8 +13,8 @@ from tasks.environment import USECASES, load_environment
 
 def run_training(usecase: str, data: str | None, assignments: list[str], fresh: bool, json: bool) -> None:
     """Run the training flow, show its progress, and close with the tables and where to look."""
-    _prepare(usecase, data, assignments)
-    from flows.training import training
+    with _prepared(usecase, data, assignments):
+        from flows.training import training
 
     summary = _watched(lambda: training(usecase, data, assignments, fresh))
     _close(summary, json)
@@ -21,29 +22,34 @@ def run_training(usecase: str, data: str | None, assignments: list[str], fresh: 
 
 def run_checking(usecase: str, data: str | None, assignments: list[str], json: bool) -> None:
     """Run the stages that look at data, and close with what they found."""
-    _prepare(usecase, data, assignments)
-    from flows.checking import checking
+    with _prepared(usecase, data, assignments):
+        from flows.checking import checking
 
     _close(_watched(lambda: checking(usecase, data, assignments)), json)
 
 
-def _prepare(usecase: str, data: str | None, assignments: list[str]) -> None:
-    """Refuse a bad declaration before anything slow; let Prefect's embedded server start meanwhile."""
-    import os
-
+@contextlib.contextmanager
+def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterator[None]:
+    """Refuse a bad declaration before anything slow; have Prefect's embedded server start while we import."""
     from labline.declaration import load_usecase
 
     load_environment()
     load_usecase(usecase, USECASES, assignments, data)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if not os.environ.get("PREFECT_API_URL"):
-        threading.Thread(target=_start_embedded_server, daemon=True).start()
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(_start_embedded_server)
+        yield
+        starting.result()
 
 
 def _start_embedded_server() -> None:
     """Prefect starts its embedded server when the first flow asks for it; asking early saves the wait."""
+    from prefect.logging.configuration import setup_logging
     from prefect.server.api.server import SubprocessASGIServer
 
+    setup_logging()
     SubprocessASGIServer().start()
 
 

@@ -9,11 +9,11 @@ from tasks.environment import USECASES, load_environment, storage_root
 load_environment()
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings when it is imported)
-from tasks.clean import clean  # noqa: E402
 
 from flows.summary import summarize  # noqa: E402
 from labline.declaration import load_usecase, own_modules  # noqa: E402
 from tasks.augment import augment  # noqa: E402
+from tasks.clean import clean  # noqa: E402
 from tasks.compress import compress  # noqa: E402
 from tasks.evaluate import evaluate  # noqa: E402
 from tasks.export import export  # noqa: E402

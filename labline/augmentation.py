@@ -71,7 +71,7 @@ class BeforeAfter:
 def before_after(
     images_NHWC: npt.NDArray[np.uint8], policy: Sequence[ImageTransform], strength: float, seed: int = 0
 ) -> BeforeAfter:
-    """What the policy does to these images, for a contact sheet; labels are not shown, so mixing shows as images only."""
+    """What the policy does to these images, for a contact sheet; of mixing, it shows the images and not the labels."""
     raw_NCHW = torch.from_numpy(np.ascontiguousarray(images_NHWC)).permute(0, 3, 1, 2).float()
     mean, std = raw_NCHW.mean(dim=(0, 2, 3), keepdim=True), raw_NCHW.std(dim=(0, 2, 3), keepdim=True).clamp_min(1.0)
     generator = torch.Generator().manual_seed(seed)

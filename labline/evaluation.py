@@ -138,7 +138,7 @@ def confidence_bins(probabilities_NK: Floats) -> npt.NDArray[np.int64]:
     return bins_N.clip(0, CALIBRATION_BINS - 1)
 
 
-def weighted_metrics(probabilities_NK: Floats, targets_N: Integers, weights_NB: Floats) -> dict[str, Floats]:
+def weighted_metrics(probabilities_NK: Floats, targets_N: Integers, weights_NB: Floats | Integers) -> dict[str, Floats]:
     """The metrics under B weightings of the samples at once: what a bootstrap of many resamples needs.
 
     Every metric is built from sums over groups of samples, so one sparse matrix product gives it for all B.
@@ -146,7 +146,7 @@ def weighted_metrics(probabilities_NK: Floats, targets_N: Integers, weights_NB: 
     and precision, recall and f1 per class, shape K x B; undefined ones are NaN.
     """
     samples, classes = probabilities_NK.shape
-    weights_NB = np.asarray(weights_NB, dtype=np.float32)
+    weights_NB = weights_NB.astype(np.float32)
     total_B = weights_NB.sum(axis=0, dtype=np.float64)
     predicted_N = probabilities_NK.argmax(axis=1)
     correct_N = predicted_N == targets_N

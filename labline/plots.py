@@ -6,6 +6,7 @@ Figures are matplotlib's own objects without pyplot, which keeps them safe in th
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 LINE_STYLES = ("-", "--", ":")
 INK, PALE = "#333333", "#D9D9D9"
 MOST_NAMED_CURVES = 12
+TITLE_CHARACTERS = 30  # of 8 points above an image 2.1 inches wide
 CORNER = 0.2  # the side of the ROC square that is shown where every curve lies close to its corner
 MOST_CELLS_WITH_TEXT = 20
 
@@ -158,7 +160,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 
 def worst_mistakes(images_NHWC: Images, titles: Sequence[str]) -> Figure:
-    """The images of the worst mistakes in reading order, each under its title ("true label, taken for, …")."""
+    """The images of the worst mistakes in reading order, each under its title ("scratches → patches (75%)")."""
     count = len(images_NHWC)
     columns = min(5, max(count, 1))
     rows = max(1, -(-count // columns))
@@ -166,7 +168,7 @@ def worst_mistakes(images_NHWC: Images, titles: Sequence[str]) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, image_HWC, title in zip(grid, images_NHWC, titles, strict=False):
         _show(axes, image_HWC)
-        axes.set_title(title, fontsize=8, color=INK, wrap=True)
+        axes.set_title(_wrapped(title), fontsize=8, color=INK)
     for axes in grid[count:]:
         axes.axis("off")
     figure.suptitle("Worst mistakes" if count else "No mistakes", x=0.01, ha="left", fontweight="bold", color=INK)
@@ -289,6 +291,11 @@ def _show(axes: Axes, image_HWC: Images) -> None:
     axes.imshow(image_HWC[..., 0] if grey else image_HWC, cmap="gray" if grey else None, vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def _wrapped(title: str) -> str:
+    """A title broken into lines that fit above one image; matplotlib's own wrapping knows only the figure's edge."""
+    return "\n".join(wrapped for line in title.splitlines() for wrapped in textwrap.wrap(line, TITLE_CHARACTERS))
 
 
 def _front(costs: Floats, values: Floats) -> list[int]:

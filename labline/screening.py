@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import softmax
 
+from labline.data.label_issues import FitPredict, Images, Probabilities, Targets
 from labline.models import build
 from labline.training import fit, predict_logits
 from labline.usecase import Training, UseCase
@@ -15,15 +16,13 @@ from labline.usecase import Training, UseCase
 EPOCHS = 6
 WIDTH = 0.5  # a narrow network learns what is typical and has little room to memorise wrong labels
 
-Images = npt.NDArray[np.uint8]
-Classes = npt.NDArray[np.int64]
-
 
 def screening_classifier(
-    declaration: UseCase, classes: int
-) -> Callable[[Images, Classes, Images], npt.NDArray[np.float64]]:
+    declaration: UseCase, classes: int, on_fold: Callable[[int], None] = lambda fold: None
+) -> FitPredict:
     """A function `(train images, train targets, other images) -> probabilities of the other images`, N x K.
 
+    `on_fold` is told how many times it was called.
     Trains a narrow `cnn` for a few epochs whatever the declared network is: confident learning needs
     out-of-sample beliefs that rank samples, not the best accuracy (Northcutt et al. 2021, "Confident
     Learning: Estimating Uncertainty in Dataset Labels").
@@ -36,10 +35,13 @@ def screening_classifier(
     )
     size, channels = declaration.data.image_size, declaration.data.channels
 
-    def fit_predict(images: Images, targets: Classes, others: Images) -> npt.NDArray[np.float64]:
+    fold = itertools.count(1)
+
+    def fit_predict(images: Images, targets: Targets, others: Images) -> Probabilities:
+        on_fold(next(fold))
         network = build("cnn", channels, classes, size, width=WIDTH)
         held_out = slice(0, max(classes * 8, len(images) // 20))  # fit() wants a validation part; no choice hangs on it
         fitted = fit(network, (images, targets), (images[held_out], targets[held_out]), settings)
-        return np.asarray(softmax(predict_logits(fitted.model, others), axis=1), dtype=np.float64)
+        return np.asarray(softmax(predict_logits(fitted.model, others), axis=1), dtype=np.float32)
 
     return fit_predict

@@ -102,7 +102,8 @@ def fit(
     device = choose_device(settings.device)
     classes = _check(backbone, train, validation)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _reproducible_kernels():
-        model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device, memory_format=torch.channels_last)
+        model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device)
+        model = model.to(memory_format=torch.channels_last)
         run = _Run(model, train, validation, settings, augmentation, device, classes)
         digest = _digest(backbone, train, validation, settings, augmentation)
         if checkpoint is not None and (saved := _read_checkpoint(checkpoint, digest)) is not None:
@@ -257,7 +258,7 @@ class _Run:
             order_N = torch.multinomial(weights_N, samples, replacement=True, generator=generator)
         else:
             order_N = torch.randperm(samples, generator=generator, device=self.device)
-        return iter(order_N.cpu()[: self.steps * self.batch_size].split(self.batch_size))
+        return iter(torch.split(order_N.cpu()[: self.steps * self.batch_size], self.batch_size))
 
     def _step(self, batch: torch.Tensor, epochs_done: float, generator: torch.Generator) -> torch.Tensor:
         images_NCHW = self.model.normalize(self.images_NHWC[batch].to(self.device))
@@ -278,7 +279,7 @@ class _Run:
             label_smoothing=self.settings.label_smoothing,
         )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         if self.settings.gradient_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
@@ -300,7 +301,7 @@ class _Run:
             )
 
     @torch.inference_mode()
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, Any]:
         images, targets_N = self.validation
         network = self.evaluated.eval()
         with self._autocast():
@@ -308,7 +309,7 @@ class _Run:
                 network(_tensor(images[start : start + 1000]).to(self.device)).float().cpu()
                 for start in _starts(images, 1000)
             ]
-        metrics = classification_metrics(torch.cat(batches).softmax(dim=1).double().numpy(), targets_N)
+        metrics = classification_metrics(torch.cat(batches).double().softmax(dim=1).numpy(), targets_N)
         return {
             "validation_loss": metrics["log_loss"],
             **{f"validation_{name}": metrics[name] for name in get_args(Metric)},
@@ -336,7 +337,7 @@ class _Run:
     def result(self) -> Fitted:
         """The kept weights, calibrated."""
         self.model.load_state_dict(self.kept)
-        model = self.model.to("cpu", memory_format=torch.contiguous_format).eval()
+        model = self.model.cpu().to(memory_format=torch.contiguous_format).eval()
         images, targets_N = self.validation
         model.temperature.fill_(fit_temperature(predict_logits(model, images), targets_N))
         best = _best_epoch(self.history, self.settings)
@@ -377,7 +378,7 @@ def _optimizer(network: nn.Module, settings: Training, device: torch.device) -> 
 def _averaged(model: nn.Module, decay: float) -> AveragedModel | None:
     if decay == 0:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def _class_weights(targets_N: torch.Tensor, classes: int) -> torch.Tensor:
@@ -425,8 +426,8 @@ def _digest(
     digest = hashlib.sha256(repr(described).encode())
     for images, targets in (train, validation):
         digest.update(repr(images.shape).encode())
-        digest.update(np.ascontiguousarray(images))
-        digest.update(np.ascontiguousarray(targets))
+        digest.update(np.ascontiguousarray(images).data)
+        digest.update(np.ascontiguousarray(targets).data)
     return digest.hexdigest()
 
 
@@ -453,8 +454,9 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def _report(history: list[Epoch], on_epoch: Callable[[Epoch], None] | None) -> None:
-    for epoch in history if on_epoch is not None else []:
-        on_epoch(epoch)
+    if on_epoch is not None:
+        for epoch in history:
+            on_epoch(epoch)
 
 
 @contextmanager
@@ -468,4 +470,4 @@ def _tensor(images: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _starts(images: npt.NDArray[np.uint8], batch_size: int) -> range:
-    return range(0, len(images), batch_size)
+    return range(0, max(len(images), 1), batch_size)  # no images make one empty batch

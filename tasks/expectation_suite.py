@@ -168,7 +168,7 @@ def _build_expectation(entry: Any, number: int, path: Path) -> Expectation:
     try:
         return configuration.to_domain_obj()
     except ValidationError as error:
-        problems = "; ".join(_describe(problem, configuration) for problem in error.errors())
+        problems = "; ".join(_problem(problem, configuration) for problem in error.errors())
         raise BadInput(f"{where}.kwargs of {entry['type']}: {problems}") from error
 
 
@@ -184,7 +184,7 @@ def _suite(name: str, expectations: Sequence[Expectation]) -> ExpectationSuite:
     return suite
 
 
-def _describe(problem: Any, configuration: Any) -> str:
+def _problem(problem: Any, configuration: Any) -> str:
     from great_expectations.expectations.registry import get_expectation_impl
 
     key = ".".join(str(part) for part in problem["loc"] if part != "__root__")
@@ -285,7 +285,7 @@ def _results_table(suite: ExpectationSuite, found: ExpectationSuiteValidationRes
             _observed(result),
             result.result.get("unexpected_count"),
             result.result.get("unexpected_percent"),
-            _described(expectation),
+            _description(expectation),
         )
         for expectation, result in zip(suite.expectations, found.results, strict=True)
     ]
@@ -293,7 +293,7 @@ def _results_table(suite: ExpectationSuite, found: ExpectationSuiteValidationRes
     return table.astype({"unexpected_count": "Int64", "unexpected_percent": "Float64"})
 
 
-def _described(expectation: Expectation) -> str:
+def _description(expectation: Expectation) -> str:
     """What the suite says of an expectation, and the share of rows that must meet it."""
     mostly = expectation.configuration.kwargs.get("mostly")
     share = f" (at least {mostly:.4g} of the rows)" if isinstance(mostly, float) and mostly < 1 else ""
@@ -304,7 +304,7 @@ def _observed(result: ExpectationValidationResult) -> str:
     """What GX saw, as one line: why it could not look, what is missing, the first breaking values, or a figure."""
     seen = result.result
     errors = _exception_messages(result.exception_info or {})
-    missing = seen.get("partial_missing_list") or seen.get("details", {}).get("mismatched", {}).get("missing")
+    missing = seen.get("partial_missing_list") or (seen.get("details") or {}).get("mismatched", {}).get("missing")
     if errors:
         return f"could not be evaluated: {errors[0]}"
     if missing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from labline.data.ingest import fingerprint
 from labline.data.ingest import ingest as decode_source
-
 from labline.references import DatasetRef
 from labline.usecase import UseCase
 from tasks.stage import module_digest, stage

@@ -20,6 +20,9 @@ class StageRecord:
 class Observer:
     """Is told what happens; this one looks away."""
 
+    def said(self, message: str) -> None:
+        """Something a person should know."""
+
     def started(self, stage: str) -> None:
         """A stage begins."""
 

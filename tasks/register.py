@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from labline.model_card import model_card
 
 from labline.data.dataset import Dataset, open_dataset
 from labline.declaration import as_toml
 from labline.evaluation import open_evaluation
 from labline.gates import judge
+from labline.model_card import model_card
 from labline.references import (
     CompressedModel,
     DatasetRef,
@@ -183,5 +183,3 @@ def _describe(client: Any, declaration: UseCase, number: str, card: str, tags: d
     client.update_model_version(declaration.name, number, description=card)
     for name, value in tags.items():
         client.set_model_version_tag(declaration.name, number, name, value)
-
-

@@ -125,7 +125,7 @@ class Stage(Generic[Result]):
             "declaration": {section: declared[section] for section in self.sections},
             "inputs": {type(result).__name__: result.digest for result in inputs},
             "depends": dict(self.depends(declaration)),
-            "source": _sources(f"tasks.{self.name}"),
+            "source": _sources(self.function.__module__),
         }
 
     def _folder(self, parts: dict[str, Any]) -> Path:
@@ -195,7 +195,8 @@ def _sources(module: str) -> dict[str, str]:
     import grimp
 
     graph = _import_graph(grimp)
-    names = {module, *graph.find_upstream_modules(module)} - _SCAFFOLDING
+    imported = graph.find_upstream_modules(module) if module in graph.modules else set()
+    names = {module, *imported} - _SCAFFOLDING
     return {name: digest for name in sorted(names) if (digest := _module_file_digest(name))}
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-log = logging.getLogger(__name__)
+from tasks.observer import observer
 
 
 @contextlib.contextmanager
@@ -21,7 +20,7 @@ def turn(usecase: str, store: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("another run of %s is going on: waiting for it to end", usecase)
+        observer.get().said(f"another run of {usecase} is going on: waiting for it to end")
         lock.acquire()
     try:
         yield

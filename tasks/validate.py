@@ -6,13 +6,14 @@ import pandas as pd
 
 from labline.data.dataset import open_dataset, write_dataset
 from labline.errors import BadInput
+from labline.model_card import markdown_table
 from labline.plots import class_balance
 from labline.references import DatasetRef
 from labline.usecase import UseCase
 from tasks.environment import EXPECTATIONS
 from tasks.expectation_suite import check_manifest, find_suite
 from tasks.stage import file_digest, stage
-from tasks.workspace import Workspace, markdown_table
+from tasks.workspace import Workspace
 
 
 @stage(
@@ -37,10 +38,11 @@ def validate(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace)
             + ("\n\non these rows:\n" + markdown_table(checked.failing.head(20)) if len(checked.failing) else "")
             + "\n\nMend the data, or declare another suite (expectations.suite)."
         )
-    kept = data.manifest[~data.manifest["sample_id"].isin(checked.failing["sample_id"])]
+    kept = data.manifest.drop(checked.failing.index.unique())
     earlier = pd.read_parquet(data.directory / "quarantine.parquet")
-    quarantine = pd.concat([earlier, checked.failing.drop_duplicates("sample_id").astype(str)], ignore_index=True)
-    digest = write_dataset(workspace.path, kept, data.labels, data.directory / "images.npy", quarantine)
+    refused = checked.failing[~checked.failing.index.duplicated()].astype(str)
+    quarantine = pd.concat([earlier, refused], ignore_index=True)
+    digest = write_dataset(workspace.path, kept, data.labels, data.array, quarantine)
     passed = int(checked.results["success"].sum())
     return DatasetRef(
         directory=workspace.name,

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labline.model_card import markdown_table
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -97,16 +99,5 @@ class Workspace:
         (evidence / "history.json").write_text(json.dumps(self._history))
 
 
-def markdown_table(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table."""
-    header = "| " + " | ".join(map(str, frame.columns)) + " |\n|" + " --- |" * len(frame.columns)
-    rows = ("| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.itertuples(index=False))
-    return "\n".join([header, *rows])
-
-
 def _finite(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")

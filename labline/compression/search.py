@@ -68,14 +68,16 @@ def search(
     evaluate: Callable[[LogitsFunction], float],
     finetune: Callable[[ImageClassifier], ImageClassifier],
     directory: Path,
+    seconds: float = 1.5,
 ) -> Search:
     """Export the model and its declared compressions to `directory`, measure all, choose by the declared objective.
 
     Candidates are fp32, pruned, int8-static and pruned+int8, as far as `settings.passes` names them; `choose` has the
     rule. `calibration_images` are uint8 NHWC validation samples, of which `settings.calibration_samples` are used;
     `evaluate` gives the metric on validation (more is better) of a function from images to logits; `finetune` trains a
-    pruned model for a short while and returns it. A pass that fails on this architecture becomes a note; only a failing
-    fp32 export raises (see `export_onnx`).
+    pruned model for a short while and returns it; `seconds` is the measuring time a candidate, spent twice more on
+    those in the budget where speeds come out close. A pass that fails on this architecture becomes a note; only a
+    failing fp32 export raises (see `export_onnx`).
     """
     samples = calibration_images[: settings.calibration_samples]
 
@@ -92,7 +94,7 @@ def search(
             name = "int8-static" if source == FLOAT32 else f"{source}+int8"
             quantized = partial(quantize, path, calibration_images=samples)
             candidates.append(_attempt(name, directory, quantized, evaluate))
-    return choose(_measured(candidates, samples, settings), settings)
+    return choose(_measured(candidates, samples, settings.max_metric_drop, seconds), settings)
 
 
 def choose(candidates: pd.DataFrame, settings: Compression) -> Search:
@@ -136,16 +138,18 @@ def _attempt(
         return _Candidate(name, note=f"failed: {error}")
 
 
-def _measured(candidates: list[_Candidate], images: npt.NDArray[np.uint8], settings: Compression) -> pd.DataFrame:
+def _measured(
+    candidates: list[_Candidate], images: npt.NDArray[np.uint8], max_metric_drop: float, seconds: float
+) -> pd.DataFrame:
     paths = {candidate.name: candidate.path for candidate in candidates if candidate.path}
     table = pd.DataFrame([vars(candidate) for candidate in candidates])
     table["bytes"] = [path.stat().st_size if path else float("nan") for path in table["path"]]
     # Exactly at the budget is inside it, whatever rounding says.
-    table["within_budget"] = table["metric"] >= table["metric"].iloc[0] - settings.max_metric_drop - 1e-9
-    speed = measure(paths, images).set_index("name")
+    table["within_budget"] = table["metric"] >= table["metric"].iloc[0] - max_metric_drop - 1e-9
+    speed = measure(paths, images, seconds).set_index("name")
     contenders = {name: paths[name] for name in table.loc[table["within_budget"], "name"]}
     if _is_close(speed.loc[list(contenders)]):
-        speed.update(measure(contenders, images, seconds=4).set_index("name"))
+        speed.update(measure(contenders, images, 2 * seconds).set_index("name"))
     return table.merge(speed.reset_index(), on="name", how="left")
 
 

@@ -47,13 +47,14 @@ class Dataset:
     """A dataset opened for reading.
 
     `images` is a read-only memory map, uint8 NHWC; `manifest` has MANIFEST_COLUMNS and its `row`
-    column points into `images`; `labels` are the class names, in the order of the class indices.
+    column points into `images`, mapped from the file `array`; `labels` are the class names, in the order of the class indices.
     """
 
     directory: Path
     manifest: pd.DataFrame
     images: npt.NDArray[np.uint8]
     labels: tuple[str, ...]
+    array: Path
 
     @cached_property
     def targets(self) -> npt.NDArray[np.int64]:
@@ -89,11 +90,13 @@ def write_dataset(
 def open_dataset(directory: Path) -> Dataset:
     """Open a dataset without reading its pixels."""
     description = json.loads((directory / "dataset.json").read_text())
+    array = (directory / description["images"]).resolve()
     return Dataset(
         directory=directory,
         manifest=pd.read_parquet(directory / "manifest.parquet"),
-        images=np.load(directory / description["images"], mmap_mode="r"),
+        images=np.load(array, mmap_mode="r"),
         labels=tuple(description["labels"]),
+        array=array,
     )
 
 

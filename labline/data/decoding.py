@@ -18,8 +18,8 @@ RefusalKind = Literal[
 # An allow-list: Pillow also knows formats that start other programs (EPS), and no data set is stored in those.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"]
-    + [".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"]
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 )  # of the files worth opening, in lower case
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,14 +45,17 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as it is stored, uint8 HWC, and the width and height in pixels that its file has."""
+    """An image as it is stored, and the size that its file gives.
 
-    pixels_HWC: npt.NDArray[np.uint8]
+    `pixels`: uint8 height x width x channels; `width`, `height`: in pixels, of the original.
+    """
+
+    pixels: npt.NDArray[np.uint8]
     width: int
     height: int
 
 
-class _UnknownPixelRange(ValueError):
+class _UnknownRangeError(ValueError):
     """The type of the pixels does not say which value is white."""
 
 
@@ -73,9 +76,9 @@ def decode(encoded: bytes, image_size: int, channels: int, max_pixels: int) -> D
             return Decoded(to_square(image, image_size, channels), width, height)
     except UnidentifiedImageError:
         return Refusal("not-an-image", repr(encoded[:16]), "its first bytes are those of no image format known here")
-    except _UnknownPixelRange as error:
+    except _UnknownRangeError as error:
         return Refusal("unsupported-pixels", str(error), "its pixels have no agreed range: convert it to 8 or 16 bits")
-    except Exception as error:
+    except Exception as error:  # hostile bytes make decoders raise nearly anything; all of it tells of the file
         kind: RefusalKind = "truncated" if "truncated" in str(error).lower() else "corrupt"
         return Refusal(kind, type(error).__name__, f"its pixels could not be decoded: {error}")
 
@@ -112,12 +115,12 @@ def _open_header(encoded: bytes) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Images of deeper greys in 8 bits, all others as they are."""
     if image.mode == "F":
-        raise _UnknownPixelRange("32-bit float")
+        raise _UnknownRangeError("32-bit float")
     if not image.mode.startswith("I"):
         return image
     deep = np.asarray(image)
     if deep.min() < 0 or deep.max() > 65_535:
-        raise _UnknownPixelRange("32-bit integer")
+        raise _UnknownRangeError("32-bit integer")
     return Image.fromarray((deep >> 8).astype(np.uint8))
 
 

@@ -212,7 +212,7 @@ def _decode_batch(job: Job, read: Read, batch: _Batch) -> list[Facts | Refusal]:
         if isinstance(decoded, Refusal):
             found.append(decoded)
             continue
-        pixels_HWC[...] = decoded.pixels_HWC
+        pixels_HWC[...] = decoded.pixels
         found.append((hashlib.sha256(encoded).hexdigest(), decoded.width, decoded.height, len(encoded)))
     np.lib.format.open_memmap(job.images, mode="r+")[batch.first_row : batch.first_row + len(found)] = images_NHWC
     means, stds = pixel_statistics(images_NHWC)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import torch
 
 from labline.errors import BadInput
 from labline.export.onnx import onnx_logits
 from labline.models.classifier import ImageClassifier
+from labline.training import predict_logits
 
 # Two float32 runtimes that sum in a different order differ by about 1e-6 of the largest logit; with a hundredfold
 # reserve, a lead of the winner below this share of it is a coin toss that neither side can be blamed for.
@@ -46,7 +46,8 @@ def parity(
     if len(images) == 0:
         raise BadInput("parity needs at least one image, got none. Give it the test split.")
     chosen = images[np.linspace(0, len(images) - 1, min(samples, len(images))).round().astype(int)]
-    expected_NK = _torch_logits(model, chosen)
+    # A copy on the CPU: TF32 or bfloat16 of the training device would be measured otherwise.
+    expected_NK = predict_logits(copy.deepcopy(model), chosen)
     exported_NK = onnx_logits(session, chosen)
     differs = expected_NK.argmax(axis=1) != exported_NK.argmax(axis=1)
     near_tie = _lead(expected_NK) < NEAR_TIE * np.abs(expected_NK).max(axis=1)
@@ -57,17 +58,6 @@ def parity(
         near_ties=int(near_tie.sum()),
         unexplained=int((differs & ~near_tie).sum()),
     )
-
-
-def _torch_logits(
-    model: ImageClassifier, images: npt.NDArray[np.uint8], batch_size: int = 256
-) -> npt.NDArray[np.float32]:
-    # On a copy in float32 on the CPU: TF32 or bfloat16 of the training device would be measured otherwise.
-    reference = copy.deepcopy(model).cpu().float().eval()
-    with torch.inference_mode():
-        batches = [reference(batch) for batch in torch.split(torch.from_numpy(images), batch_size)]
-    logits_NK: npt.NDArray[np.float32] = torch.cat(batches).numpy()
-    return logits_NK
 
 
 def _lead(logits_NK: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -64,7 +64,8 @@ def _own_class(architecture: str) -> Callable[..., nn.Module]:
         ) from error
     found = getattr(module, class_name, None)
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        networks = [name for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+        classes = inspect.getmembers(module, inspect.isclass)
+        networks = [name for name, value in classes if issubclass(value, nn.Module)]
         problem = "does not exist" if found is None else "is not a torch.nn.Module"
         hint = nearest(class_name, networks) if networks else f"{module_name} defines no torch.nn.Module"
         raise BadInput(f"[model] architecture = {architecture!r}: {class_name!r} {problem}; {hint}")

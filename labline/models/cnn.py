@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 STAGE_WIDTHS = (64, 128, 256)
+WHITENING_FILTERS = 16  # and their negatives; 32 channels fill a 512-bit vector of bfloat16
+WHITENING_KERNEL, WHITENING_STRIDE = 4, 2
 WHITENING_EPSILON = 5e-4  # airbench's regularisation of the patch covariance
 
 
-def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def convolution_block(inputs: int, outputs: int) -> nn.Sequential:
     """Convolution without bias, batch norm and ReLU: the one block that folds, prunes and quantizes well."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
@@ -35,6 +37,7 @@ class Whitening(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=(kernel - stride) // 2)
+        self.bias: nn.Parameter
         self.register_buffer("fitted", torch.tensor(False))
 
     @torch.no_grad()
@@ -47,7 +50,7 @@ class Whitening(nn.Conv2d):
         filters_FD = (eigenvectors_DD.flip(1)[:, :filters] / scales_F).T
         self.weight.copy_(torch.cat([filters_FD, -filters_FD]).view_as(self.weight))
         self.weight.requires_grad_(False)
-        self.bias.zero_()
+        nn.init.zeros_(self.bias)
         self.fitted.fill_(True)
 
 
@@ -67,16 +70,16 @@ def _patches(images_NCHW: torch.Tensor, kernel: int) -> torch.Tensor:
 def cnn(channels: int, classes: int, image_size: int, width: float = 1.0, depth: int = 1) -> nn.Sequential:
     """The network: float N x channels x image_size x image_size to logits N x classes.
 
-    `width` multiplies the channels of every stage, `depth` is the number of blocks per stage.
+    `width` multiplies the channels of every stage, `depth` is the number of blocks per stage; the pooling
+    after the first block of a stage halves the resolution.
     """
-    patch = 4
-    stem = Whitening(channels, 2 * min(channels * patch**2, 24), patch, stride=2)
+    stem = Whitening(channels, 2 * WHITENING_FILTERS, WHITENING_KERNEL, WHITENING_STRIDE)
     layers: OrderedDict[str, nn.Module] = OrderedDict(whitening=stem, whitening_relu=nn.ReLU(inplace=True))
     inputs = stem.out_channels
     for stage, base in enumerate(STAGE_WIDTHS, start=1):
         outputs = max(8, int(base * width))
-        blocks = [conv_bn_relu(inputs if block == 0 else outputs, outputs) for block in range(depth)]
-        layers[f"stage{stage}"] = nn.Sequential(*blocks, nn.MaxPool2d(2))
+        more = [convolution_block(outputs, outputs) for _ in range(depth - 1)]
+        layers[f"stage{stage}"] = nn.Sequential(convolution_block(inputs, outputs), nn.MaxPool2d(2), *more)
         inputs = outputs
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()

@@ -93,7 +93,7 @@ def test_calibration_error_of_one_bin_is_confidence_less_accuracy() -> None:
 
 
 @given(drawn=drawn_predictions, weights_seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_weighted_metrics_are_those_of_the_repeated_samples(drawn: Predictions, weights_seed: int) -> None:
     probabilities, targets, _, _ = drawn
     probabilities = probabilities.round(2) + 1e-9  # ties, which the ranks must count half
@@ -108,7 +108,7 @@ def test_weighted_metrics_are_those_of_the_repeated_samples(drawn: Predictions, 
 
 
 @given(drawn=drawn_predictions)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_figures_stay_in_range_and_nothing_warns(drawn: Predictions) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -128,7 +128,7 @@ def test_figures_stay_in_range_and_nothing_warns(drawn: Predictions) -> None:
 
 
 @given(drawn=drawn_predictions, order_seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_order_of_samples_does_not_matter(drawn: Predictions, order_seed: int) -> None:
     probabilities, targets, labels, rows = drawn
     order = np.random.default_rng(order_seed).permutation(len(targets))

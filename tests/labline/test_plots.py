@@ -98,6 +98,11 @@ def test_worst_mistakes_show_every_title(count: int, channels: int) -> None:
     assert set(titles) <= words(plots.worst_mistakes(pictures(count, channels), titles))
 
 
+def test_long_titles_are_broken_rather_than_run_into_each_other() -> None:
+    shown = words(plots.worst_mistakes(pictures(2), ["rolled-in_scale → pitted_surface (75%)"] * 2))
+    assert "rolled-in_scale →\npitted_surface (75%)" in shown
+
+
 @pytest.mark.parametrize(("count", "channels"), [(1, 1), (8, 3), (19, 1)])
 def test_contact_sheet_pairs_before_and_after(count: int, channels: int) -> None:
     assert {"before", "after"} <= words(plots.contact_sheet(pictures(count, channels), pictures(count, channels)))

@@ -43,7 +43,7 @@ def make_manifest(samples: int = 240) -> pd.DataFrame:
     )
 
 
-def with_faults(column: str, value: object, rows: list[int]) -> pd.DataFrame:
+def with_faults(column: str, value: Any, rows: list[int]) -> pd.DataFrame:
     manifest = make_manifest()
     manifest[column] = manifest[column].astype(object)
     manifest.loc[rows, column] = value
@@ -92,7 +92,7 @@ def test_results_stand_in_the_order_of_the_suite(data_docs: Path) -> None:
     ],
 )
 def test_a_few_bad_rows_go_to_quarantine_and_do_not_stop(
-    column: str, value: object, expectation: str, data_docs: Path
+    column: str, value: Any, expectation: str, data_docs: Path
 ) -> None:
     manifest = with_faults(column, value, [4, 9])
 
@@ -131,7 +131,7 @@ def test_too_many_bad_rows_stop(data_docs: Path) -> None:
         ("sha256", None, "expect_column_values_to_not_be_null"),
     ],
 )
-def test_a_broken_identity_stops_at_once(column: str, value: object, expectation: str, data_docs: Path) -> None:
+def test_a_broken_identity_stops_at_once(column: str, value: Any, expectation: str, data_docs: Path) -> None:
     validation = check_manifest(with_faults(column, value, [4, 9]), IMAGES, LABELS, data_docs)
 
     assert (expectation, column) in set(
@@ -221,7 +221,9 @@ def test_failing_rows_carry_the_index_of_the_manifest(data_docs: Path) -> None:
 
 def test_a_row_is_listed_once_for_each_expectation_it_breaks(data_docs: Path) -> None:
     manifest = make_manifest()
-    manifest.loc[4, ["label", "mean", "width"]] = ["rust", 300.0, 1]
+    manifest.loc[4, "label"] = "rust"
+    manifest.loc[4, "mean"] = 300.0
+    manifest.loc[4, "width"] = 1
 
     validation = check_manifest(manifest, IMAGES, LABELS, data_docs)
 

@@ -43,7 +43,11 @@ def test_a_client_sends_raw_pixels_and_gets_logits_and_probabilities(path: Path)
 
     assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["batch", 16, 16, 3])
     assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", ["batch", 5])
-    assert (probabilities.name, probabilities.type, probabilities.shape) == ("probabilities", "tensor(float)", ["batch", 5])
+    assert (probabilities.name, probabilities.type, probabilities.shape) == (
+        "probabilities",
+        "tensor(float)",
+        ["batch", 5],
+    )
     (shares,) = exported.run(["probabilities"], {"images": IMAGES[:7]})
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
 

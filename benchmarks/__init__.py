@@ -1,0 +1,1 @@
+"""Side-by-side measurements: what labline does, against what one would do without it, in one run."""

@@ -1,0 +1,72 @@
+"""`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME [--json]` runs one.
+
+Each file of this folder is a benchmark: its docstring says what is compared, its `measure()` returns a dict
+with `name`, `ratio`, `ours` and `theirs`. Progress goes to standard error; with `--json` the last line of
+standard output is the result as one JSON object, together with the machine and the versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from labline.errors import LablineError, nearest
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+PACKAGES = ("labline", "torch", "torchvision", "numpy", "onnxruntime")
+
+
+def main() -> int:
+    """The exit code: 0 measured, 1 failed for a known reason, 2 bad input."""
+    arguments = _parse()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if arguments.name is None:
+        for name in NAMES:
+            print(f"{name:12} {_first_line(name)}")
+        return 0
+    if arguments.name not in NAMES:
+        print(f"no benchmark named {arguments.name!r}; {nearest(arguments.name, NAMES)}", file=sys.stderr)
+        return 2
+    try:
+        result = importlib.import_module(f"benchmarks.{arguments.name}").measure()
+    except LablineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    result |= {"machine": _machine(), "versions": {package: version(package) for package in PACKAGES}}
+    print(json.dumps(result) if arguments.json else json.dumps(result, indent=2))
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Side-by-side measurements.")
+    parser.add_argument("name", nargs="?", help=f"one of: {', '.join(NAMES)}; none lists them")
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object on the last line")
+    return parser.parse_args()
+
+
+def _first_line(name: str) -> str:
+    return (importlib.import_module(f"benchmarks.{name}").__doc__ or "").splitlines()[0]
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {
+        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "system": platform.platform(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,9 +9,11 @@ from scipy.special import softmax
 from labline.compression.search import search
 from labline.data.dataset import Dataset, open_dataset
 from labline.evaluation import classification_metrics
+from labline.models.classifier import ImageClassifier
 from labline.models.weights import load_classifier
 from labline.plots import pareto
 from labline.references import Candidate, CompressedModel, DatasetRef, TrainedModel
+from labline.training import fit
 from labline.usecase import UseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace

@@ -46,8 +46,8 @@ QUARANTINE_COLUMNS = ("sample_id", "split", "label", "source", "stage", "expecta
 class Dataset:
     """A dataset opened for reading.
 
-    `images` is a read-only memory map, uint8 NHWC; `manifest` has MANIFEST_COLUMNS and its `row`
-    column points into `images`, mapped from the file `array`; `labels` are the class names, in the order of the class indices.
+    `images` is a read-only memory map, uint8 NHWC, of the file `array`; `manifest` has MANIFEST_COLUMNS and
+    its `row` column points into `images`; `labels` are the class names, in the order of the class indices.
     """
 
     directory: Path

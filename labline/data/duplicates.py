@@ -203,8 +203,11 @@ def _pairs_in_band(
 def _projections(thumbnails_ND: npt.NDArray[np.int8], batch: int = 16384) -> npt.NDArray[np.float32]:
     """One number a thumbnail, close for like ones (a fixed random projection), to sort equal hashes by."""
     direction_D = np.random.default_rng(0).standard_normal(thumbnails_ND.shape[1], np.float32)
-    starts = range(0, len(thumbnails_ND), batch)
-    return np.concatenate([thumbnails_ND[start : start + batch].astype(np.float32) @ direction_D for start in starts])
+    projections_N = np.empty(len(thumbnails_ND), np.float32)
+    for start in range(0, len(thumbnails_ND), batch):
+        part = slice(start, start + batch)
+        projections_N[part] = thumbnails_ND[part].astype(np.float32) @ direction_D
+    return projections_N
 
 
 def _correlations(

@@ -137,11 +137,8 @@ def _where(settings: Data) -> str:
 
 def _traces(settings: Data) -> Iterator[str]:
     """Lines that stay the same while the source does."""
-    module = settings.source.partition(":")[0] if ":" in settings.source else None
-    if module is not None:
-        spec = find_spec(module)
-        if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
-            yield hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    if ":" in settings.source:
+        yield _module_digest(settings.source.partition(":")[0])
     if settings.path is None or settings.options.get("download"):
         return
     path = expand(settings.path, "data.path")
@@ -152,6 +149,16 @@ def _traces(settings: Data) -> Iterator[str]:
         yield from (_trace(Path(folder, name)) for name in sorted(files))
     if settings.source == "csv" and path.is_file():
         yield from (_trace(path.parent / name) for name in list_source(settings).samples["file"])
+
+
+def _module_digest(module: str) -> str:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        spec = None  # listing the source will say so
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return ""
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def _trace(path: Path) -> str:

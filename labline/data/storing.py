@@ -150,8 +150,9 @@ def _batch_size(image_size: int, channels: int) -> int:
 
 def _workers_for(job: Job, files: Sequence[str]) -> int:
     """One process where the work is small, else as many as there are processors to use."""
-    small = len(files) < PARALLEL_FILES and _encoded_bytes(job.container, files) < PARALLEL_BYTES
-    return 1 if small else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(files) < PARALLEL_FILES and _encoded_bytes(job.container, files) < PARALLEL_BYTES:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _encoded_bytes(container: Path, files: Sequence[str]) -> int:

@@ -120,8 +120,8 @@ class Compression(Section):
 
     passes: list[Literal["int8-static", "prune"]] = ["int8-static", "prune"]
     max_metric_drop: Fraction = 0.005
-    prune_ratio: float = Field(0.3, gt=0, lt=0.95, description="share of channels removed")
-    finetune_epochs: int = Field(2, ge=0)
+    prune_ratio: float = Field(0.25, gt=0, lt=0.95, description="share of channels removed")
+    finetune_epochs: int = Field(4, ge=0)
     calibration_samples: int = Field(256, ge=8)
     objective: Literal["latency", "throughput", "size"] = "latency"
 

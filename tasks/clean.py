@@ -44,7 +44,9 @@ def clean(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) ->
     workspace.table("quarantine", quarantine)
     workspace.metrics({"quarantined": len(quarantine)})
     digest = write_dataset(workspace.path, cleaned.manifest, data.labels, data.array, quarantine)
-    found = ", ".join(f"{n} {check}s" for check, n in zip(cleaned.findings["check"], cleaned.findings["found"]) if n)
+    found = ", ".join(
+        f"{n} {check}s" for check, n in zip(cleaned.findings["check"], cleaned.findings["found"], strict=True) if n
+    )
     return DatasetRef(
         directory=workspace.name,
         digest=digest,

@@ -57,13 +57,10 @@ def compress(
 
 
 def _finetune(pruned: ImageClassifier, declaration: UseCase, data: Dataset) -> ImageClassifier:
-    """Let a pruned network recover: the declared training, shorter and at a third of its learning rate."""
+    """Let a pruned network recover: the declared training, shorter and with next to no warm-up."""
     epochs = declaration.compression.finetune_epochs
     if epochs == 0:
         return pruned
-    declared = declaration.training
-    settings = declared.model_copy(
-        update={"epochs": epochs, "learning_rate": declared.learning_rate / 3, "ema": 0.0, "early_stopping": 0}
-    )
+    settings = declaration.training.model_copy(update={"epochs": epochs, "warmup": 0.1, "early_stopping": 0})
     fitted = fit(pruned.backbone, data.split("train"), data.split("validation"), settings, declaration.augmentation)
     return fitted.model

@@ -100,7 +100,7 @@ def fit(
     """
     augmentation = augmentation or Augmentation()
     device = choose_device(settings.device)
-    classes = _check(backbone, train, validation)
+    classes = _check(backbone, train, validation, settings)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _reproducible_kernels():
         model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device)
         model = model.to(memory_format=torch.channels_last)
@@ -210,7 +210,8 @@ class _Run:
         self.batch_size = min(settings.batch_size, len(self.targets_N))
         self.steps = len(self.targets_N) // self.batch_size
         self.class_weights_K = _class_weights(self.targets_N, classes)
-        fit_whitening(model.backbone, model.normalize(self.images_NHWC[:WHITENING_SAMPLES].to(device)))
+        some_NHWC = self.images_NHWC[:: -(-len(self.images_NHWC) // WHITENING_SAMPLES)]  # of all classes, where sorted
+        fit_whitening(model.backbone, model.normalize(some_NHWC.to(device)))
         self.optimizer = _optimizer(model.backbone, settings, device)
         self.averaged = _averaged(model, settings.ema)
         self.history: list[Epoch] = []
@@ -235,7 +236,7 @@ class _Run:
         ]
         losses_at_host = torch.stack(losses).tolist()
         seconds = time.perf_counter() - started
-        self._check_finite(losses_at_host, epoch)
+        _check_finite(losses_at_host, "training loss", epoch + 1, self.settings)
         self.history.append(
             Epoch(
                 epoch=epoch + 1,
@@ -290,16 +291,6 @@ class _Run:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
 
-    def _check_finite(self, losses: list[float], epoch: int) -> None:
-        broken = [step for step, loss in enumerate(losses, start=1) if not math.isfinite(loss)]
-        if broken:
-            settings = self.settings
-            raise LablineError(
-                f"the training loss is no longer finite at step {broken[0]} of epoch {epoch + 1}: training diverged; "
-                f"lower [training] learning_rate (now {settings.learning_rate:g}) or set gradient_clip = 1.0 "
-                f"(now {settings.gradient_clip:g})"
-            )
-
     @torch.inference_mode()
     def _validate(self) -> dict[str, Any]:
         images, targets_N = self.validation
@@ -309,7 +300,9 @@ class _Run:
                 network(_tensor(images[start : start + 1000]).to(self.device)).float().cpu()
                 for start in _starts(images, 1000)
             ]
-        metrics = classification_metrics(torch.cat(batches).double().softmax(dim=1).numpy(), targets_N)
+        logits_NK = torch.cat(batches)
+        _check_finite(logits_NK.sum(dim=1).tolist(), "validation output", len(self.history) + 1, self.settings)
+        metrics = classification_metrics(logits_NK.double().softmax(dim=1).numpy(), targets_N)
         return {
             "validation_loss": metrics["log_loss"],
             **{f"validation_{name}": metrics[name] for name in get_args(Metric)},
@@ -344,6 +337,14 @@ class _Run:
         history = pd.DataFrame([asdict(epoch) for epoch in self.history]).drop(columns=["losses", "restored"])
         metric = getattr(self.history[best - 1], f"validation_{self.settings.select}")
         return Fitted(model, history, best, metric)
+
+
+def _check_finite(values: list[float], what: str, epoch: int, settings: Training) -> None:
+    if not all(map(math.isfinite, values)):
+        raise LablineError(
+            f"the {what} is no longer finite in epoch {epoch}: training diverged; lower [training] learning_rate "
+            f"(now {settings.learning_rate:g}) or set gradient_clip = 1.0 (now {settings.gradient_clip:g})"
+        )
 
 
 def _best_epoch(history: list[Epoch], settings: Training) -> int:
@@ -399,8 +400,8 @@ def _pixel_statistics(images_NHWC: npt.NDArray[np.uint8]) -> tuple[torch.Tensor,
     return torch.from_numpy(mean_C).float(), torch.from_numpy(std_C).float()
 
 
-def _check(backbone: nn.Module, train: Samples, validation: Samples) -> int:
-    """The number of classes the network tells apart."""
+def _check(backbone: nn.Module, train: Samples, validation: Samples, settings: Training) -> int:
+    """The number of classes the network tells apart; raises BadInput where data and network do not fit."""
     for name, (images, targets) in (("train", train), ("validation", validation)):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(targets) or len(images) == 0:
             raise BadInput(
@@ -414,6 +415,10 @@ def _check(backbone: nn.Module, train: Samples, validation: Samples) -> int:
     largest = int(max(train[1].max(), validation[1].max()))
     if largest >= classes:
         raise BadInput(f"the network tells {classes} classes apart, but the data has class index {largest}; rebuild it")
+    if settings.select == "roc_auc" and len(np.unique(validation[1])) < 2:
+        raise BadInput(
+            '[training] select = "roc_auc" needs two classes in the validation split; use accuracy'
+        )
     return int(classes)
 
 

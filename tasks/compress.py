@@ -6,7 +6,7 @@ import hashlib
 
 from scipy.special import softmax
 
-from labline.compression.search import search
+from labline.compression.search import LogitsFunction, search
 from labline.data.dataset import Dataset, open_dataset
 from labline.evaluation import classification_metrics
 from labline.models.classifier import ImageClassifier
@@ -28,13 +28,19 @@ def compress(
     images, targets = data.split("validation")
     model = load_classifier(workspace.resolve(trained.directory) / "model.safetensors", declaration, len(data.labels))
     select = declaration.training.select
+    guarded = dict.fromkeys([select, "accuracy", "balanced_accuracy"])
+
+    def evaluate(logits: LogitsFunction) -> dict[str, float]:
+        metrics = classification_metrics(softmax(logits(images), axis=1), targets)
+        return {name: metrics[name] for name in guarded}
+
     found = search(
         model,
         declaration.compression,
         declaration.data.image_size,
         declaration.data.channels,
         calibration_images=images,
-        evaluate=lambda logits: classification_metrics(softmax(logits(images), axis=1), targets)[select],
+        evaluate=evaluate,
         finetune=lambda pruned: _finetune(pruned, declaration, data),
         directory=workspace.path,
     )

@@ -180,9 +180,15 @@ def module_digest(reference: str) -> str:
 
 
 def _is_transient(task: object, run: object, state: Any) -> bool:
-    """Network and storage hiccups are worth another try; bad input and bugs are not."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, LablineError)
+    """A lost connection is worth another try, however deep a library wrapped it; bad input and bugs are not."""
+    from requests.exceptions import ConnectionError as RequestConnectionError
+
+    error: BaseException | None = state.result(raise_on_failure=False)
+    while error is not None and not isinstance(error, LablineError):
+        if isinstance(error, ConnectionError | TimeoutError | RequestConnectionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _digest(parts: Mapping[str, Any]) -> str:

@@ -47,6 +47,8 @@ def build(
         torch.manual_seed(seed)
         try:
             network = constructor(**arguments)
+        except BadInput:
+            raise
         except Exception as error:
             raise BadInput(f"[model] {architecture}({_spelled(arguments)}) failed: {error}") from error
     _check_answer(network, architecture, channels, classes, image_size)

@@ -39,7 +39,7 @@ def resnet(channels: int, classes: int, image_size: int, width: float = 1.0, dep
     Images of 48 pixels and more are halved by the first convolution. `width` multiplies the channels of
     every stage, `depth` is the number of residual blocks per stage.
     """
-    widths = [max(8, int(base * width)) for base in STAGE_WIDTHS]
+    widths = [max(8, round(base * width)) for base in STAGE_WIDTHS]
     stem = nn.Conv2d(channels, widths[0], 3, stride=1 if image_size < 48 else 2, padding=1, bias=False)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         stem=nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))

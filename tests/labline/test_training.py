@@ -186,9 +186,10 @@ def test_early_stopping_keeps_the_best_and_latest_epoch() -> None:
     assert (probabilities == stripes(100, 1)[1]).mean() == pytest.approx(fitted.validation_metric, abs=0.02)
 
 
-def test_a_diverging_run_says_what_to_lower() -> None:
+@pytest.mark.parametrize("batch_size", [50, 300])  # with one step an epoch, validation is the first to see it
+def test_a_diverging_run_says_what_to_lower(batch_size: int) -> None:
     with pytest.raises(LablineError, match="lower .*learning_rate"):
-        train(Training(epochs=3, batch_size=50, optimizer="sgd", learning_rate=1e30))
+        train(Training(epochs=3, batch_size=batch_size, optimizer="sgd", learning_rate=1e38, gradient_clip=0))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,13 @@ def test_a_diverging_run_says_what_to_lower() -> None:
 def test_data_that_does_not_fit_is_refused(split: Samples, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         fit(build("cnn", 1, 2, 28), stripes(10), split, Training(epochs=1))
+
+
+def test_selecting_by_roc_auc_needs_two_classes_in_validation() -> None:
+    images, targets = stripes(20)
+    one_class = images[targets == 0], targets[targets == 0]
+    with pytest.raises(BadInput, match="two classes"):
+        fit(build("cnn", 1, 2, 28), stripes(20), one_class, Training(epochs=1, select="roc_auc"))
 
 
 def test_an_unknown_device_is_refused() -> None:

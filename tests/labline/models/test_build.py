@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,17 @@ def test_building_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_images_too_small_for_the_cnn_are_refused() -> None:
+    with pytest.raises(BadInput, match="at least 16 pixels, not 12; use resnet"):
+        build("cnn", 1, 2, 12)
+    assert build("resnet", 1, 2, 12)(torch.zeros(2, 1, 12, 12)).shape == (2, 2)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_batch_norm_always_follows_its_convolution(architecture: str) -> None:
     """Folding needs them side by side."""
     leaves = [m for m in build(architecture, 3, 10, 32).modules() if not list(m.children())]
-    for before, norm in zip(leaves, leaves[1:], strict=False):
+    for before, norm in itertools.pairwise(leaves):
         if isinstance(norm, nn.BatchNorm2d):
             assert isinstance(before, nn.Conv2d)
             assert before.out_channels == norm.num_features

@@ -99,7 +99,7 @@ def candidate_table(candidates: Sequence[dict[str, Any]], chosen: str) -> Table:
 
 def print_json_line(summary: dict[str, Any]) -> None:
     """One JSON object on the last line of standard output; NaN and infinity become null."""
-    from labline.evaluation import nan_to_null
+    from labline.strict_json import nan_to_null
 
     sys.stdout.write(json.dumps(nan_to_null(summary), default=str, allow_nan=False) + "\n")
     sys.stdout.flush()

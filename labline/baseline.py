@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from labline.evaluation import Evaluation, nan_to_null
+from labline.evaluation import Evaluation
+from labline.strict_json import nan_to_null
 
 INPUT_STATISTICS = ("mean", "std", "width", "height", "bytes")
 CONFIDENCE_EDGES = np.linspace(0, 1, 21)

@@ -16,6 +16,7 @@ from scipy import sparse, stats
 from sklearn import metrics as sklearn_metrics
 
 from labline.errors import BadInput
+from labline.strict_json import nan_to_null
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]
@@ -227,15 +228,6 @@ def open_evaluation(path: Path) -> Evaluation:
         slices=pd.DataFrame(document["slices"]).astype(SLICE_TYPES),
         confusion=np.asarray(document["confusion"], dtype=np.int64),
     )
-
-
-def nan_to_null(document: object) -> object:
-    """A nested document with every NaN replaced by None: JSON has no NaN, and strict readers refuse it."""
-    if isinstance(document, dict):
-        return {key: nan_to_null(value) for key, value in document.items()}
-    if isinstance(document, list | tuple):
-        return [nan_to_null(value) for value in document]
-    return None if isinstance(document, float) and np.isnan(document) else document
 
 
 def _checked(

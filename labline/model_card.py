@@ -13,6 +13,7 @@ import pandas as pd
 
 from labline.evaluation import Evaluation
 from labline.gates import Judgement
+from labline.markdown import cell, markdown_table
 from labline.usecase import UseCase
 
 MOST_CLASSES = 30  # a longer table hides the weak classes it is read for
@@ -60,25 +61,8 @@ def model_card(
     return f"# Model card: {use_case.name}\n\n{body}\n"
 
 
-def markdown_table(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table: four significant digits, undefined figures as a dash."""
-    header = "| " + " | ".join(map(str, frame.columns)) + " |\n|" + " --- |" * len(frame.columns)
-    rows = ("| " + " | ".join(map(_cell, row)) + " |" for row in frame.itertuples(index=False))
-    return "\n".join([header, *rows])
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
 def _facts(facts: Mapping[str, object]) -> str:
-    return "\n".join(f"- {name}: {_cell(value)}" for name, value in facts.items())
+    return "\n".join(f"- {name}: {cell(value)}" for name, value in facts.items())
 
 
 def _data(use_case: UseCase, dataset: Mapping[str, object]) -> str:

@@ -416,9 +416,7 @@ def _check(backbone: nn.Module, train: Samples, validation: Samples, settings: T
     if largest >= classes:
         raise BadInput(f"the network tells {classes} classes apart, but the data has class index {largest}; rebuild it")
     if settings.select == "roc_auc" and len(np.unique(validation[1])) < 2:
-        raise BadInput(
-            '[training] select = "roc_auc" needs two classes in the validation split; use accuracy'
-        )
+        raise BadInput('[training] select = "roc_auc" needs two classes in the validation split; use accuracy')
     return int(classes)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from labline.augmentation import before_after
-from labline.data.dataset import open_dataset
-from labline.plots import contact_sheet
 from labline.references import AugmentedRef, DatasetRef
 from labline.usecase import UseCase
 from tasks.stage import stage
@@ -16,6 +13,10 @@ SHOWN = 16
 @stage(sections=("augmentation",))
 def augment(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) -> AugmentedRef:
     """Apply the policy to a few training images and log a sheet of before and after."""
+    from labline.augmentation import before_after
+    from labline.data.dataset import open_dataset
+    from labline.plots import contact_sheet
+
     data = open_dataset(workspace.resolve(dataset.directory))
     rows = data.rows("train").sample(n=min(SHOWN, int((data.manifest["split"] == "train").sum())), random_state=0)
     policy = declaration.augmentation.policy

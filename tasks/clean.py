@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from labline.data.annotations import merge_annotations, read_review
-from labline.data.cleaning import clean as apply_policies
-from labline.data.dataset import Dataset, open_dataset, write_dataset
-from labline.data.label_issues import cross_validated_probabilities, find_label_issues
 from labline.declaration import expand
 from labline.references import DatasetRef
-from labline.screening import screening_classifier
 from labline.usecase import UseCase
 from tasks.stage import file_digest, stage
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labline.data.dataset import Dataset
 
 
 def declared_files(declaration: UseCase) -> dict[str, str]:
@@ -28,6 +27,12 @@ def declared_files(declaration: UseCase) -> dict[str, str]:
 @stage(sections=("cleaning",), depends=declared_files)
 def clean(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) -> DatasetRef:
     """Apply the declared policies; every removed row is in quarantine with its reason."""
+    import pandas as pd
+
+    from labline.data.annotations import read_review
+    from labline.data.cleaning import clean as apply_policies
+    from labline.data.dataset import open_dataset, write_dataset
+
     data = open_dataset(workspace.resolve(dataset.directory))
     earlier = pd.read_parquet(data.directory / "quarantine.parquet")
     if declaration.data.annotations:
@@ -58,6 +63,8 @@ def clean(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) ->
 
 
 def _annotated(data: Dataset, path: Path, quarantined: pd.DataFrame, workspace: Workspace) -> Dataset:
+    from labline.data.annotations import merge_annotations
+
     merged = merge_annotations(data.manifest, path, data.labels, absent=set(quarantined["sample_id"]))
     agreement = merged.agreement
     workspace.table("annotation_conflicts", merged.conflicts, show=20)
@@ -71,6 +78,9 @@ def _annotated(data: Dataset, path: Path, quarantined: pd.DataFrame, workspace: 
 
 def _label_issues(declaration: UseCase, data: Dataset, workspace: Workspace) -> pd.DataFrame:
     """The review list, from a screening classifier cross-validated on everything but the test split."""
+    from labline.data.label_issues import cross_validated_probabilities, find_label_issues
+    from labline.screening import screening_classifier
+
     seen = (data.manifest["split"] != "test").to_numpy()
     rows = data.manifest[seen]
     targets = data.targets[seen]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-from scipy.special import softmax
-
-from labline.compression.search import LogitsFunction, search
-from labline.data.dataset import Dataset, open_dataset
-from labline.evaluation import classification_metrics
-from labline.models.classifier import ImageClassifier
-from labline.models.weights import load_classifier
-from labline.plots import pareto
 from labline.references import Candidate, CompressedModel, DatasetRef, TrainedModel
-from labline.training import fit
 from labline.usecase import UseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from labline.compression.search import LogitsFunction
+    from labline.data.dataset import Dataset
+    from labline.models.classifier import ImageClassifier
 
 
 @stage(sections=("model", "training", "augmentation", "compression", "data"))
@@ -24,6 +21,14 @@ def compress(
     declaration: UseCase, dataset: DatasetRef, trained: TrainedModel, *, workspace: Workspace
 ) -> CompressedModel:
     """Fold, quantize and prune; every candidate is judged on validation and timed on this machine."""
+    from scipy.special import softmax
+
+    from labline.compression.search import search
+    from labline.data.dataset import open_dataset
+    from labline.evaluation import classification_metrics
+    from labline.models.weights import load_classifier
+    from labline.plots import pareto
+
     data = open_dataset(workspace.resolve(dataset.directory))
     images, targets = data.split("validation")
     model = load_classifier(workspace.resolve(trained.directory) / "model.safetensors", declaration, len(data.labels))
@@ -64,6 +69,8 @@ def compress(
 
 def _finetune(pruned: ImageClassifier, declaration: UseCase, data: Dataset) -> ImageClassifier:
     """Let a pruned network recover: the declared training, shorter and with next to no warm-up."""
+    from labline.training import fit
+
     epochs = declaration.compression.finetune_epochs
     if epochs == 0:
         return pruned

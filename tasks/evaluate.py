@@ -5,15 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from scipy.special import softmax
-
-from labline import plots
-from labline.baseline import baseline
-from labline.data.dataset import open_dataset
-from labline.evaluation import evaluate as measure
-from labline.evaluation import mistakes, nan_to_null, write_evaluation
-from labline.export.onnx import onnx_logits, session
 from labline.references import DatasetRef, EvaluatedModel, ExportedModel
+from labline.strict_json import nan_to_null
 from labline.usecase import UseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace
@@ -26,6 +19,15 @@ def evaluate(
     declaration: UseCase, dataset: DatasetRef, exported: ExportedModel, *, workspace: Workspace
 ) -> EvaluatedModel:
     """Metrics with intervals, per class and slice, with the pictures; and the baseline for monitoring."""
+    from scipy.special import softmax
+
+    from labline import plots
+    from labline.baseline import baseline
+    from labline.data.dataset import open_dataset
+    from labline.evaluation import evaluate as measure
+    from labline.evaluation import mistakes, write_evaluation
+    from labline.export.onnx import onnx_logits, session
+
     data = open_dataset(workspace.resolve(dataset.directory))
     images, targets = data.split("test")
     rows = data.rows("test").reset_index(drop=True)

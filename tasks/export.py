@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 
-from labline.data.dataset import open_dataset
 from labline.errors import LablineError
-from labline.export.onnx import session
-from labline.export.parity import parity
-from labline.models.weights import load_classifier
 from labline.references import CompressedModel, DatasetRef, ExportedModel, TrainedModel
 from labline.usecase import UseCase
 from tasks.stage import stage
@@ -26,6 +22,11 @@ def export(
     workspace: Workspace,
 ) -> ExportedModel:
     """Release fp32 and chosen ONNX files; the fp32 one must decide as PyTorch does on real test images."""
+    from labline.data.dataset import open_dataset
+    from labline.export.onnx import session
+    from labline.export.parity import parity
+    from labline.models.weights import load_classifier
+
     data = open_dataset(workspace.resolve(dataset.directory))
     candidates = workspace.resolve(compressed.directory)
     shutil.copy(candidates / "fp32.onnx", workspace.path / "model.onnx")
@@ -56,5 +57,5 @@ def export(
         digest=digest.hexdigest(),
         chosen=compressed.chosen,
         parity=figures,
-        figure=f"same decisions as PyTorch on {fp32.samples:,} images, largest difference {fp32.max_abs_difference:.1e}",
+        figure=f"same decisions as PyTorch on {fp32.samples:,} images, within {fp32.max_abs_difference:.1e}",
     )

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from labline.errors import RefusedByGate
 from labline.gates import Judgement, judge
-from labline.model_card import markdown_table
+from labline.markdown import markdown_table
 from labline.references import CompressedModel, EvaluatedModel
 from labline.usecase import UseCase
 from tasks.recording import current_recording

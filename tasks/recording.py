@@ -124,7 +124,7 @@ class Recording:
                 "labline.usecase": self.declaration.name,
                 "mlflow.user": os.environ.get("USER", "labline"),
                 "mlflow.source.name": "labline",
-                "mlflow.note.content": f"{self.declaration.title}\n\nDeclared in `usecases/{self.declaration.name}.toml`.",
+                "mlflow.note.content": self.declaration.title,
             },
         )
         self._run_id = str(run.info.run_id)

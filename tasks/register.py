@@ -8,14 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from labline.data.dataset import Dataset, open_dataset
 from labline.declaration import as_toml
-from labline.evaluation import open_evaluation
 from labline.gates import judge
-from labline.model_card import model_card
 from labline.references import (
     CompressedModel,
     DatasetRef,
@@ -30,6 +24,10 @@ from tasks.gate import released_figures
 from tasks.recording import current_recording
 from tasks.stage import stage
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from labline.data.dataset import Dataset
+
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -65,6 +63,8 @@ def register(
     """Log the model with its evidence and make it the next version, in no stage yet."""
     import mlflow
     import onnx
+
+    from labline.data.dataset import open_dataset
 
     recording = current_recording()
     data = open_dataset(workspace.resolve(dataset.directory))
@@ -105,6 +105,11 @@ def _card(
     evaluated: EvaluatedModel,
     workspace: Workspace,
 ) -> str:
+    import pandas as pd
+
+    from labline.evaluation import open_evaluation
+    from labline.model_card import model_card
+
     return model_card(
         declaration,
         open_evaluation(workspace.resolve(evaluated.directory) / "evaluation.json"),
@@ -140,6 +145,7 @@ def _extra_files(
 
 
 def _signature(declaration: UseCase, classes: int) -> ModelSignature:
+    import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from labline.data.dataset import open_dataset
-from labline.models.weights import build_declared, save_weights
-from labline.plots import learning_curves
 from labline.references import AugmentedRef, DatasetRef, TrainedModel
-from labline.training import Epoch, fit
 from labline.usecase import UseCase
 from tasks.stage import module_digest, stage
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from labline.training import Epoch
 
 
 @stage(
@@ -22,6 +22,11 @@ from tasks.workspace import Workspace
 )
 def train(declaration: UseCase, dataset: DatasetRef, augmented: AugmentedRef, *, workspace: Workspace) -> TrainedModel:
     """Fit the network, logging every epoch as it ends."""
+    from labline.data.dataset import open_dataset
+    from labline.models.weights import build_declared, save_weights
+    from labline.plots import learning_curves
+    from labline.training import fit
+
     data = open_dataset(workspace.resolve(dataset.directory))
     settings = declaration.training
 

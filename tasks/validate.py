@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
-from labline.data.dataset import open_dataset, write_dataset
 from labline.errors import BadInput
-from labline.model_card import markdown_table
-from labline.plots import class_balance
+from labline.markdown import markdown_table
 from labline.references import DatasetRef
 from labline.usecase import UseCase
 from tasks.environment import EXPECTATIONS
@@ -24,6 +20,11 @@ from tasks.workspace import Workspace
 )
 def validate(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) -> DatasetRef:
     """Check every row against the declared suite; failing rows are quarantined, a critical failure stops."""
+    import pandas as pd
+
+    from labline.data.dataset import open_dataset, write_dataset
+    from labline.plots import class_balance
+
     data = open_dataset(workspace.resolve(dataset.directory))
     suite = find_suite(declaration.expectations.suite, EXPECTATIONS)
     checked = check_manifest(data.manifest, suite, data.labels, workspace.files / "data_docs")

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labline.model_card import markdown_table
+from labline.markdown import markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd

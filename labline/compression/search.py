@@ -42,9 +42,10 @@ class Search:
     """What was tried and what was chosen.
 
     `candidates` has one row a candidate, fp32 first: name, metric (the declared one, on validation, through ONNX
-    Runtime), lost (the most that any metric lost against fp32) and lost_in (which one), bytes, latency_ms_p50, latency_ms_p99 (milliseconds, batch 1), throughput (images a second, batch 64; one thread), path,
-    within_budget, chosen, and note: why it could not be chosen, empty where it could. A pass that failed has its cause
-    as note and no figures. `chosen` is a name among them; `reason` says why in plain words.
+    Runtime), lost (the most that any metric lost against fp32), lost_in (which one), bytes, latency_ms_p50 and
+    latency_ms_p99 (milliseconds, batch 1), throughput (images a second, batch 64; one thread), path, within_budget,
+    chosen, and note: why it could not be chosen, empty where it could. A pass that failed has its cause as note and
+    no figures. `chosen` is a name among them; `reason` says why in plain words.
     """
 
     candidates: pd.DataFrame
@@ -129,9 +130,7 @@ def choose(candidates: pd.DataFrame, settings: Compression) -> Search:
     return Search(decided, chosen, reason)
 
 
-def _attempt(
-    name: str, directory: Path, build: Callable[[Path], Path], evaluate: Evaluate
-) -> _Candidate:
+def _attempt(name: str, directory: Path, build: Callable[[Path], Path], evaluate: Evaluate) -> _Candidate:
     try:
         path = build(directory / f"{name}.onnx")
         return _Candidate(name, path, evaluate(partial(onnx_logits, session(path))))

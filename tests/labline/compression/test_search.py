@@ -115,9 +115,7 @@ BETTER = {"name": "int8-static", "metric": 0.949, "bytes": 100, "latency_ms_p50"
 def table(*changes: dict[str, object]) -> pd.DataFrame:
     """Measured candidates: fp32, and one that is better in everything but for the changes named."""
     rows = [FP32, *(BETTER | change for change in changes)]
-    return pd.DataFrame(
-        [{"within_budget": True, "lost": 0.001, "lost_in": "accuracy", **UNUSED} | row for row in rows]
-    )
+    return pd.DataFrame([{"within_budget": True, "lost": 0.001, "lost_in": "accuracy", **UNUSED} | row for row in rows])
 
 
 @pytest.mark.parametrize(

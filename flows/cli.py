@@ -141,8 +141,8 @@ def doctor(json: Json = False) -> None:
 @app.command()
 @reporting
 def ui(
-    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow pages.")] = 5000,
-    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect pages.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the MLflow pages.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect pages.")] = 4200,
 ) -> None:
     """Serve the MLflow and Prefect pages of this storage root on loopback, until Ctrl-C."""
     from flows.ui import serve_pages

@@ -13,7 +13,8 @@ from labline.models import build
 from labline.training import fit, predict_logits
 from labline.usecase import Training, UseCase
 
-EPOCHS = 6
+MOST_EPOCHS, FEWEST_EPOCHS = 6, 2
+ENOUGH_IMAGES = 120_000  # seen in all: more passes over large data would only cost time
 WIDTH = 0.5  # a narrow network learns what is typical and has little room to memorise wrong labels
 
 
@@ -27,18 +28,19 @@ def screening_classifier(
     out-of-sample beliefs that rank samples, not the best accuracy (Northcutt et al. 2021, "Confident
     Learning: Estimating Uncertainty in Dataset Labels").
     """
-    settings = Training(
-        epochs=min(EPOCHS, declaration.training.epochs),
-        batch_size=declaration.training.batch_size,
-        device=declaration.training.device,
-        imbalance="weighted-loss",
-    )
     size, channels = declaration.data.image_size, declaration.data.channels
 
     fold = itertools.count(1)
 
     def fit_predict(images: Images, targets: Targets, others: Images) -> Probabilities:
         on_fold(next(fold))
+        epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, ENOUGH_IMAGES // len(images)), declaration.training.epochs)
+        settings = Training(
+            epochs=epochs,
+            batch_size=declaration.training.batch_size,
+            device=declaration.training.device,
+            imbalance="weighted-loss",
+        )
         network = build("cnn", channels, classes, size, width=WIDTH)
         held_out = slice(0, max(classes * 8, len(images) // 20))  # fit() wants a validation part; no choice hangs on it
         fitted = fit(network, (images, targets), (images[held_out], targets[held_out]), settings)

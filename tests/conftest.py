@@ -30,7 +30,7 @@ DATABASE = f"sqlite:///{STORE}/mlflow/mlflow.db"
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, str]]:
     """A Prefect server and an MLflow server, started once; flows run in this process report to both."""
-    from flows.ui import mlflow_command, prefect_command, server_environment, stop, wait_until_ready
+    from flows.ui import mlflow_command, prefect_command, start, stop, wait_until_ready
     from tasks.environment import load_environment
 
     load_environment()
@@ -40,8 +40,7 @@ def servers() -> Iterator[dict[str, str]]:
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():
-            with (STORE / f"{name}.log").open("wb") as log:
-                running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=dict(server_environment()))
+            running[name] = start(command, STORE / f"{name}.log")
         wait_until_ready(
             "prefect", addresses["prefect"] + "/api/health", running["prefect"], str(STORE / "prefect.log")
         )

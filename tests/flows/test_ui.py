@@ -55,7 +55,9 @@ def test_both_pages_are_served_and_ctrl_c_leaves_no_process(tmp_path: Path) -> N
         labline.send_signal(signal.SIGINT)
         assert labline.wait(timeout=60) == 0
         assert "stopped" in printed.read_text()
-        gone, left = psutil.wait_procs(family, timeout=5)
+        _, left = psutil.wait_procs(family, timeout=5)
+        for process in left:
+            process.kill()
         assert not left
     finally:
         labline.kill()

@@ -54,7 +54,7 @@ def page_links(run_id: str) -> list[str]:
     prefect_page = prefect_api.removesuffix("/").removesuffix("/api") or "http://127.0.0.1:4200"
     experiment = MlflowClient().get_run(run_id).info.experiment_id
     links = [
-        f"MLflow run:       {mlflow_page}/#/experiments/{experiment}/runs/{run_id}",
+        f"MLflow run:       {mlflow_page}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning",
         f"Prefect flow run: {prefect_page}/runs/flow-run/{flow_run.id}",
     ]
     return links if served and prefect_api else [*links, "labline ui serves these pages"]

@@ -79,6 +79,8 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     # A server must not take itself for its own client, and loopback needs no tracking address.
     client_only = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
     environment = {name: value for name, value in os.environ.items() if name not in client_only}
+    # Prefect's pages ask port 4200 unless told otherwise; a relative address holds on any port and behind a tunnel.
+    environment.setdefault("PREFECT_SERVER_UI_API_URL", "/api")
     with log.open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, process_group=0)
 

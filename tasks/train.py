@@ -55,7 +55,7 @@ def train(declaration: UseCase, dataset: DatasetRef, augmented: AugmentedRef, *,
     declared = declaration.model_dump()
     for section in ("model", "training"):
         workspace.parameters({f"{section}.{key}": value for key, value in declared[section].items()})
-    metrics = {f"validation_{settings.select}": fitted.validation_metric}
+    metrics = {f"best_validation_{settings.select}": fitted.validation_metric}
     workspace.metrics({**metrics, "temperature": float(fitted.model.temperature), "best_epoch": fitted.best_epoch})
     workspace.table("history", fitted.history)
     workspace.figure("learning_curves", learning_curves(fitted.history))

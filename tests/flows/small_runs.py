@@ -1,0 +1,46 @@
+"""What the flow tests share: small settings, and labline as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SMALL = [
+    "data.options={samples=600, duplicates=0.02, blank=0.01}",
+    "data.image_size=32",
+    "training.epochs=3",
+    "model.width=0.25",
+    'cleaning.label_issues="off"',
+    'compression.passes=["int8-static"]',
+    "gates={}",
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The JSON object on the last line of standard output."""
+        loaded: dict[str, Any] = json.loads(self.out.strip().splitlines()[-1])
+        return loaded
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of labline, as its console script runs it."""
+    return [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
+
+
+def embedded(store: Path) -> dict[str, str]:
+    """The environment of a user who has set nothing but a storage root."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "LABLINE_"))}
+    return kept | {"LABLINE_STORE": str(store), "PYTHONPATH": os.getcwd()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -50,6 +51,10 @@ def _start_embedded_server() -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
     setup_logging()
+    if hasattr(signal, "pthread_sigmask"):
+        # Ctrl-C reaches every process of the terminal. The server inherits this thread's mask, so it stays to hear
+        # how the interrupted flow ended, and is stopped when this process exits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     SubprocessASGIServer().start()
 
 

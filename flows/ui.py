@@ -18,6 +18,12 @@ from labline.errors import BadInput, LablineError
 from tasks.environment import load_environment
 
 READY_WITHIN_SECONDS = 120
+PREFECT_PAGES = {
+    # The pages ask port 4200 unless told otherwise; a relative address holds on any port and behind a tunnel.
+    "PREFECT_SERVER_UI_API_URL": "/api",
+    # The second version of the pages calls amplitude.com even with analytics off; the first calls nobody.
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",
+}
 
 
 def serve_pages(mlflow_port: int, prefect_port: int) -> None:
@@ -79,8 +85,8 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     # A server must not take itself for its own client, and loopback needs no tracking address.
     client_only = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
     environment = {name: value for name, value in os.environ.items() if name not in client_only}
-    # Prefect's pages ask port 4200 unless told otherwise; a relative address holds on any port and behind a tunnel.
-    environment.setdefault("PREFECT_SERVER_UI_API_URL", "/api")
+    for name, value in PREFECT_PAGES.items():
+        environment.setdefault(name, value)
     with log.open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, process_group=0)
 

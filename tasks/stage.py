@@ -173,9 +173,12 @@ def file_digest(path: Path) -> str:
 
 
 def module_digest(reference: str) -> str:
-    """sha256 of the file behind a user's `module:name`; empty for anything shipped."""
+    """sha256 of the file behind a user's `module:name`; empty for anything shipped, and for what cannot be found."""
     module, separator, _ = reference.partition(":")
-    specification = find_spec(module) if separator else None
+    try:
+        specification = find_spec(module) if separator else None
+    except Exception:  # a package is imported to look inside it: whoever needs the module says why that fails
+        return ""
     return file_digest(Path(specification.origin)) if specification and specification.origin else ""
 
 

@@ -1,0 +1,58 @@
+"""Take the README's screenshots from a real run.
+
+With `labline ui` serving the store of the run, hand over the two links that the run printed:
+
+    labline run surface --fresh
+    python docs/screenshots.py MLFLOW_RUN_LINK PREFECT_FLOW_RUN_LINK
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+SIZE = {"width": 1440, "height": 900}
+# What a visitor's first click does: put MLflow's assistant away, read Prefect in daylight.
+FIRST_CLICKS = """
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("color-scheme", JSON.stringify("light"));
+"""
+
+
+def take_screenshots(mlflow_run: str, prefect_flow_run: str) -> None:
+    """Write mlflow-run.png and prefect-flow-run.png."""
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        mlflow = _page(browser)
+        address, _, query = mlflow_run.partition("?")
+        mlflow.goto(f"{address}/model-metrics?{query}")
+        mlflow.get_by_placeholder("Search metric charts").fill("^(step|train|validation)_|learning_rate")
+        mlflow.locator(".scatterlayer .trace path").nth(3).wait_for(state="attached")
+        _save(mlflow, "mlflow-run")
+        prefect = _page(browser)
+        prefect.goto(prefect_flow_run)
+        prefect.get_by_text("Artifacts", exact=True).first.click()
+        prefect.get_by_text("-register", exact=False).first.wait_for()
+        _save(prefect, "prefect-flow-run")
+        browser.close()
+
+
+def _page(browser: Browser) -> Page:
+    page = browser.new_page(viewport=SIZE)
+    page.add_init_script(FIRST_CLICKS)
+    page.set_default_timeout(90_000)
+    return page
+
+
+def _save(page: Page, name: str) -> None:
+    page.wait_for_timeout(4_000)  # charts ease in
+    page.screenshot(path=IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    take_screenshots(*sys.argv[1:3])

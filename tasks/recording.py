@@ -39,6 +39,7 @@ class Recording:
         self._run_id: str | None = None
         self._logged: list[str] = []
         self._resumed = False
+        self._found: dict[str, set[int]] = {}
         self._note = storage_root() / "runs" / f"{declaration.name}.json"
 
     @property
@@ -101,12 +102,14 @@ class Recording:
         self._logged.append(stage)
         self._write_note()
 
-    def log_steps(self, history: Sequence[dict[str, Any]]) -> None:
-        """Log figures per step."""
+    def log_steps(self, history: Sequence[dict[str, Any]], seen_before: bool = False) -> None:
+        """Log figures per step; of those `seen_before` by a run that was killed, the ones it did not come to log."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         figures = [Metric(name, v, now, entry["step"]) for entry in history for name, v in entry["metrics"].items()]
+        if seen_before and self.resumed:
+            figures = [figure for figure in figures if figure.step not in self._steps_found(figure.key)]
         for start in range(0, len(figures), BATCH):
             self.client.log_batch(self.run_id, metrics=figures[start : start + BATCH])
 
@@ -115,6 +118,12 @@ class Recording:
         if self.started:
             self.client.set_terminated(self.run_id, status=status)
             self._note.unlink(missing_ok=True)
+
+    def _steps_found(self, name: str) -> set[int]:
+        """The steps of a figure that stood on the run when first asked."""
+        if name not in self._found:
+            self._found[name] = {point.step for point in self.client.get_metric_history(self.run_id, name)}
+        return self._found[name]
 
     def _start(self) -> str:
         run = self.client.create_run(

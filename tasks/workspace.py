@@ -74,8 +74,7 @@ class Workspace:
         """Record figures at steps, and show them on the MLflow run now; `seen_before` by a run that was killed."""
         entries = [{"step": step, "metrics": _finite(figures)} for step, figures in history]
         self._history += entries
-        if not (seen_before and self._recording.resumed):
-            self._recording.log_steps(entries)
+        self._recording.log_steps(entries, seen_before)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Keep a plot."""

@@ -7,7 +7,8 @@ import pandas as pd
 
 from labline.evaluation import evaluate
 from labline.gates import Judgement
-from labline.markdown import markdown_table, model_card
+from labline.markdown import markdown_table
+from labline.model_card import model_card
 from labline.usecase import UseCase
 
 LABELS = ("crazing", "inclusion", "scratches")

@@ -119,6 +119,29 @@ def test_evidence_of_cached_stages_is_on_the_next_run_too() -> None:
     assert [file.path for file in client.list_artifacts(newest.info.run_id, "double")] == ["double/note.txt"]
 
 
+@stage()
+def settle(declaration: UseCase, *, workspace: Workspace) -> Reference:
+    """Keeps its best epoch, which is not its last."""
+    workspace.steps([(1, {"accuracy": 0.5}), (2, {"accuracy": 0.9}), (3, {"accuracy": 0.8})])
+    workspace.metrics({"accuracy": 0.9})
+    return Reference(directory=workspace.name, digest="0.9", figure="0.9")
+
+
+def test_the_figure_of_a_run_ends_the_curve_of_the_same_name() -> None:
+    chain(declare("settled"), [settle])
+    chain(declare("settled"), [settle, square_of_nothing])
+    for run in runs("settled"):
+        curve = MlflowClient().get_metric_history(run.info.run_id, "accuracy")
+        assert run.data.metrics["accuracy"] == 0.9
+        assert sorted(point.step for point in curve) == [1, 2, 3, 3]
+
+
+@stage()
+def square_of_nothing(declaration: UseCase, settled: Reference, *, workspace: Workspace) -> Reference:
+    """Runs, so that the cached stage before it is recorded once more."""
+    return Reference(directory=workspace.name, digest="", figure="")
+
+
 def test_a_refusal_reaches_the_caller_whole_and_its_evidence_the_run() -> None:
     with pytest.raises(BadInput, match="row 7 of parts.csv is upside down"):
         chain(declare("refused"), [refuse])
@@ -143,6 +166,31 @@ def test_a_killed_flow_is_taken_up_in_the_same_mlflow_run() -> None:
     assert run.info.run_id == run_id
     assert run.info.status == "FINISHED"
     assert len(MlflowClient().get_metric_history(run_id, "loss")) == 2
+
+
+@stage()
+def interrupted(declaration: UseCase, *, workspace: Workspace) -> Reference:
+    """Ends between writing the second step to its checkpoint and logging it."""
+    workspace.steps([(1, {"loss": 0.5})])
+    raise KeyboardInterrupt
+
+
+@stage()
+def resuming(declaration: UseCase, *, workspace: Workspace) -> Reference:
+    """Reports two steps from the checkpoint, then a new one."""
+    for step in (1, 2):
+        workspace.steps([(step, {"loss": 1 / 2**step})], seen_before=True)
+    workspace.steps([(3, {"loss": 1 / 2**3})])
+    return Reference(directory=workspace.name, digest="resumed")
+
+
+def test_a_resumed_run_has_every_step_once_whenever_it_was_killed() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        chain(declare("half-logged"), [interrupted])
+    chain(declare("half-logged"), [resuming])
+    (run,) = runs("half-logged")
+    points = MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.25), (3, 0.125)]
 
 
 @flow(name="double-alone")

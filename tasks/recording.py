@@ -87,16 +87,19 @@ class Recording:
         from mlflow.entities import Metric, Param
 
         evidence = folder / "evidence"
-        now = int(time.time() * 1000)
+        steps = json.loads((evidence / "history.json").read_text())
+        if history:
+            self.log_steps(steps)
         metrics = json.loads((evidence / "metrics.json").read_text())
         parameters = json.loads((evidence / "parameters.json").read_text())
+        # A figure that has a curve ends it: at step 0 it would stand at the curve's beginning.
+        last_step = {name: entry["step"] for entry in steps for name in entry["metrics"]}
+        now = int(time.time() * 1000)
         self.client.log_batch(
             self.run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            metrics=[Metric(name, value, now, last_step.get(name, 0)) for name, value in metrics.items()],
             params=[Param(name, value) for name, value in parameters.items()],
         )
-        if history:
-            self.log_steps(json.loads((evidence / "history.json").read_text()))
         if any((evidence / "files").iterdir()):
             self.client.log_artifacts(self.run_id, str(evidence / "files"), artifact_path=stage)
         self._logged.append(stage)

@@ -47,7 +47,17 @@ def servers() -> Iterator[dict[str, str]]:
         wait_until_ready("mlflow", addresses["mlflow"] + "/health", running["mlflow"], str(STORE / "mlflow.log"))
         yield addresses
     finally:
+        drain_prefect()
         stop(running)
+
+
+def drain_prefect() -> None:
+    """Send the logs and events that Prefect still holds: with its server gone, it would try for a minute at exit."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,11 @@ def test_a_loader_that_returns_nonsense_is_refused(
         checking(str(parts), assignments=["data.source=wrong_loader:load"])
 
 
+def test_a_loader_in_a_package_that_is_not_there_is_refused(parts: Path) -> None:
+    with pytest.raises(BadInput, match=r"absent\.part.*cannot be imported"):
+        checking(str(parts), assignments=["data.source=absent.part:load"])
+
+
 def test_the_storage_filling_up_in_the_middle_is_said_in_one_sentence(
     parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("disturbed")
     killed = start(folder, "killed")
+    family: list[psutil.Process] = []
     try:
         killed.wait_for_epoch(1)
         family = psutil.Process(killed.process.pid).children(recursive=True)

@@ -103,7 +103,7 @@ class Training(Section):
     momentum: Fraction = 0.9
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    warmup: Fraction = Field(0.25, description="share of the steps in which the rate rises (one-cycle)")
+    warmup: Fraction = Field(0.25, description="share of the steps in which the rate rises first")
     label_smoothing: Fraction = 0.0
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0 is off")
     gradient_clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 is off")

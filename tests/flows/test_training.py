@@ -73,9 +73,9 @@ def test_the_version_carries_everything_and_answers_its_input_example(trained: d
         "requirements.lock",
     } <= carried
     model = mlflow.pyfunc.load_model(uri)
-    example = np.asarray(model.input_example)
-    assert example.dtype == np.uint8
-    answered = model.predict(example)
+    stored = model.input_example
+    example = np.asarray(stored["images"] if isinstance(stored, dict) else stored, dtype=np.uint8)
+    answered = model.predict({"images": example})
     (expected,) = session(folder / "model.onnx").run(["probabilities"], {"images": example})
     np.testing.assert_allclose(answered["probabilities"], expected, atol=1e-5)
 

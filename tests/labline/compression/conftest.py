@@ -42,7 +42,7 @@ def train_briefly(model: ImageClassifier, steps: int = 30) -> ImageClassifier:
     return model.eval()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads of such small layers only wait for each other: eighty times longer on a machine with other work."""
     threads = torch.get_num_threads()

@@ -22,6 +22,7 @@ def free_port() -> int:
 STORE = Path(tempfile.mkdtemp(prefix="labline-tests-"))
 PREFECT_PORT, MLFLOW_PORT = free_port(), free_port()
 os.environ["LABLINE_STORE"] = str(STORE)
+os.environ["OMP_NUM_THREADS"] = "1"  # the networks here are small: threads would only wait for each other
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as load_environment() does, but before torch is imported
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PREFECT_PORT}/api"
 DATABASE = f"sqlite:///{STORE}/mlflow/mlflow.db"

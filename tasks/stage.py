@@ -201,9 +201,7 @@ def _digest(parts: Mapping[str, Any]) -> str:
 @cache
 def _sources(module: str) -> dict[str, str]:
     """Digest of a stage's module and of every module of ours it imports, directly or not."""
-    import grimp
-
-    graph = _import_graph(grimp)
+    graph = _import_graph()
     imported = graph.find_upstream_modules(module) if module in graph.modules else set()
     names = {module, *imported} - _SCAFFOLDING
     return {name: digest for name in sorted(names) if (digest := _module_file_digest(name))}
@@ -220,7 +218,9 @@ _SCAFFOLDING = {f"tasks.{name}" for name in ("stage", "recording", "workspace", 
 
 
 @cache
-def _import_graph(grimp: Any) -> Any:
+def _import_graph() -> Any:
+    import grimp
+
     return grimp.build_graph("labline", "tasks", cache_dir=None)
 
 

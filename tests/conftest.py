@@ -25,7 +25,6 @@ os.environ["LABLINE_STORE"] = str(STORE)
 os.environ["OMP_NUM_THREADS"] = "1"  # the networks here are small: threads would only wait for each other
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as load_environment() does, but before torch is imported
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PREFECT_PORT}/api"
-DATABASE = f"sqlite:///{STORE}/mlflow/mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from labline.compression.quantization import quantize
 from labline.errors import BadInput
@@ -58,6 +59,17 @@ def test_activations_are_unsigned_weights_signed_and_logits_float(
     assert weights == {onnx.TensorProto.INT8}
     assert producers["logits"] == "Gemm"
     assert producers["probabilities"] == "Softmax"
+
+
+def test_weights_leave_one_bit_free_so_that_avx2_sums_do_not_overflow(
+    float32: Path, tmp_path: Path, stripes: Stripes
+) -> None:
+    graph = onnx.load(quantize(float32, tmp_path / "int8.onnx", stripes(16, 2)[0])).graph
+
+    weights = [numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("weight_quantized")]
+
+    assert weights
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 64
 
 
 def test_same_inputs_same_bytes_and_no_word(

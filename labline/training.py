@@ -101,7 +101,7 @@ def fit(
     augmentation = augmentation or Augmentation()
     device = choose_device(settings.device)
     classes = _check(backbone, train, validation, settings)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _reproducible_kernels():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _sound_kernels(backbone):
         model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device)
         model = model.to(memory_format=torch.channels_last)
         run = _Run(model, train, validation, settings, augmentation, device, classes)
@@ -463,9 +463,27 @@ def _report(history: list[Epoch], on_epoch: Callable[[Epoch], None] | None) -> N
 
 
 @contextmanager
-def _reproducible_kernels() -> Iterator[None]:
+def _sound_kernels(network: nn.Module) -> Iterator[None]:
+    """Reproducible kernels on a GPU; on a CPU none of oneDNN's for a network that it cannot train.
+
+    oneDNN's weight gradient of a strided 1x1 convolution, channels last, with fewer input channels than a vector
+    register holds (16 floats at most) writes past its buffer: the process dies, hangs or, worse, goes on
+    (uxlfoundation/oneDNN#6035, open in torch 2.14).
+    """
+    broken = any(
+        isinstance(layer, nn.Conv2d)
+        and set(layer.kernel_size) == {1}
+        and max(layer.stride) > 1
+        and layer.in_channels < 16 * layer.groups
+        for layer in network.modules()
+    )
+    enabled = bool(torch.backends.mkldnn.enabled)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-        yield
+        torch.backends.mkldnn.enabled = enabled and not broken  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
 
 
 def _tensor(images: npt.NDArray[np.uint8]) -> torch.Tensor:

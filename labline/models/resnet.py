@@ -1,4 +1,8 @@
-"""A residual network for small images (He et al. 2015, "Deep Residual Learning", arXiv:1512.03385)."""
+"""A residual network for small images (He et al. 2015, "Deep Residual Learning", arXiv:1512.03385).
+
+Its shortcuts average before they project, as ResNet-D's do (He et al. 2018, "Bag of Tricks for Image
+Classification", arXiv:1812.01187): a strided 1x1 convolution throws three pixels of four away.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ STAGE_WIDTHS = (32, 64, 128)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions added to their input; a 1x1 convolution fits the input where shapes differ."""
+    """Two 3x3 convolutions added to their input; pooling and a 1x1 convolution fit it where shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -22,7 +26,9 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.relu2 = nn.ReLU(inplace=True)
         same_shape = inputs == outputs and stride == 1
-        projection = [nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)]
+        projection: list[nn.Module] = [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
+        if stride > 1:
+            projection.insert(0, nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
         self.shortcut: nn.Module = nn.Identity() if same_shape else nn.Sequential(*projection)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:

@@ -90,6 +90,16 @@ def test_resnet_and_own_networks_train_with_the_same_loop() -> None:
         assert fitted.validation_metric > 0.9
 
 
+def test_narrow_strided_projections_do_not_end_the_process() -> None:
+    """oneDNN's weight gradient of such a layer, channels last, writes past its buffer (uxlfoundation/oneDNN#6035)."""
+    projected = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 1, stride=2), nn.ReLU(),
+        nn.Conv2d(8, 8, 5), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+    )  # fmt: skip
+    fitted = fit(projected, stripes(200), stripes(80, 1), Training(epochs=4, batch_size=25, learning_rate=5e-3))
+    assert fitted.validation_metric > 0.9
+
+
 def test_the_model_comes_back_ready_to_predict() -> None:
     model = train(Training(epochs=2, batch_size=50, ema=0.5)).model
     assert not model.training

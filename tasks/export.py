@@ -23,7 +23,7 @@ def export(
 ) -> ExportedModel:
     """Release fp32 and chosen ONNX files; the fp32 one must decide as PyTorch does on real test images."""
     from labline.data.dataset import open_dataset
-    from labline.export.onnx import session
+    from labline.export.onnx_runtime import session
     from labline.export.parity import parity
     from labline.models.weights import load_classifier
 

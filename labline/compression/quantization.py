@@ -21,7 +21,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from labline.errors import BadInput
-from labline.export.onnx import INPUT
+from labline.export.onnx_runtime import INPUT
 
 CALIBRATION_BATCH = 32
 

@@ -17,7 +17,8 @@ import torch
 from labline.compression.pruning import prune
 from labline.compression.quantization import quantize
 from labline.export.latency import measure
-from labline.export.onnx import export_onnx, onnx_logits, session
+from labline.export.onnx import export_onnx
+from labline.export.onnx_runtime import onnx_logits, session
 from labline.models.classifier import ImageClassifier
 from labline.usecase import Compression
 

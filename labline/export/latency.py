@@ -12,7 +12,7 @@ import onnxruntime
 import pandas as pd
 
 from labline.errors import BadInput
-from labline.export.onnx import INPUT, session
+from labline.export.onnx_runtime import INPUT, session
 
 BATCH = 64
 SINGLES_PER_TURN = 10

@@ -1,4 +1,4 @@
-"""ONNX export, and running the exported file with ONNX Runtime."""
+"""ONNX export."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from torch import nn
 
 from labline.compression.folding import fold_batch_norm
 from labline.errors import BadInput, LablineError
+from labline.export.onnx_runtime import INPUT, OUTPUTS
 from labline.models.classifier import ImageClassifier
-
-INPUT = "images"
-OUTPUTS = ("logits", "probabilities")
 
 
 def export_onnx(model: ImageClassifier, path: Path, image_size: int, channels: int) -> Path:
@@ -59,26 +54,6 @@ def export_onnx(model: ImageClassifier, path: Path, image_size: int, channels: i
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(graph.SerializeToString(deterministic=True))
     return path
-
-
-def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU with full graph optimisation and the given number of threads."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # At the basic level an INT8 graph runs about four times slower.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def onnx_logits(
-    session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8], batch_size: int = 256
-) -> npt.NDArray[np.float32]:
-    """Logits, float32 N x classes, of uint8 NHWC images (N may be 0), computed in batches."""
-    starts = range(0, max(len(images), 1), batch_size)
-    batches = [session.run(["logits"], {INPUT: images[start : start + batch_size]})[0] for start in starts]
-    return np.concatenate(batches)
 
 
 class _Released(nn.Module):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from labline.errors import BadInput
-from labline.export.onnx import onnx_logits
+from labline.export.onnx_runtime import onnx_logits
 from labline.models.classifier import ImageClassifier
 from labline.training import predict_logits
 

@@ -13,7 +13,7 @@ from small_runs import SMALL
 
 from flows.training import training
 from labline.errors import RefusedByGate
-from labline.export.onnx import session
+from labline.export.onnx_runtime import session
 
 STAGES = ["ingest", "validate", "clean", "augment", "train", "compress", "export", "evaluate", "register"]
 

@@ -13,7 +13,8 @@ from onnx import numpy_helper
 
 from labline.compression.quantization import quantize
 from labline.errors import BadInput
-from labline.export.onnx import export_onnx, onnx_logits, session
+from labline.export.onnx import export_onnx
+from labline.export.onnx_runtime import onnx_logits, session
 from labline.models import ImageClassifier
 
 Stripes = Callable[[int, int], tuple[Any, Any]]

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from labline.errors import BadInput
-from labline.export.onnx import export_onnx, onnx_logits, session
+from labline.export.onnx import export_onnx
+from labline.export.onnx_runtime import onnx_logits, session
 from labline.models import ImageClassifier, build
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 16, 16, 3), dtype=np.uint8)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from labline.errors import BadInput
-from labline.export.onnx import export_onnx, session
+from labline.export.onnx import export_onnx
+from labline.export.onnx_runtime import session
 from labline.export.parity import parity
 from labline.models import ImageClassifier, build
 

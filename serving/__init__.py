@@ -1,0 +1,1 @@
+"""The inference service: how a registered version is loaded, checked and asked."""

@@ -6,7 +6,8 @@ Shape legend: N samples, K classes, B bootstrap resamples, G groups.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn import metrics as sklearn_metrics
 
 from labline.errors import BadInput
 from labline.strict_json import nan_to_null
+from labline.usecase import Corruption
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]
@@ -37,6 +39,13 @@ SLICE_TYPES = {
     "low": np.float64,
     "high": np.float64,
 }
+ROBUSTNESS_TYPES = {
+    "corruption": object,
+    "severity": np.float64,
+    "accuracy": np.float64,
+    "low": np.float64,
+    "high": np.float64,
+}
 MOST_SOURCES = 12  # more distinct sources than this are single files, not places
 
 
@@ -49,6 +58,7 @@ class Evaluation:
     `per_class` has label, support, and precision, recall and f1 each with `_low` and `_high`.
     `slices` has slice, value, support, accuracy, low, high.
     `confusion` is int64 K x K, rows the true class, columns the predicted one, in the order of `labels`.
+    `robustness` has corruption, severity, accuracy, low, high; it is empty where nothing was corrupted.
 
     Undefined figures are NaN: recall of a class without samples, precision of a class never predicted, f1 of
     a class with neither, roc_auc of a split with a single class. Means over classes leave the undefined out.
@@ -61,6 +71,7 @@ class Evaluation:
     per_class: pd.DataFrame
     slices: pd.DataFrame
     confusion: npt.NDArray[np.int64]
+    robustness: pd.DataFrame = field(default_factory=lambda: _robustness_table([]))
 
 
 def evaluate(
@@ -75,22 +86,24 @@ def evaluate(
 
     `rows` are the manifest rows of the split, in the order of the predictions. Intervals are the 95 %
     percentile bootstrap (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13) over
-    `bootstrap` resamples, the same for the same seed; `bootstrap=0` leaves them NaN. Two readings to beware
-    of: a perfect score has the interval (1, 1) however few its samples, and calibration_error, a sum of
-    absolute values, is larger on resamples, so that its interval may lie above its value.
+    `bootstrap` resamples, the same for the same seed; `bootstrap=0` leaves them NaN. Accuracy, a share, has
+    Wilson's instead. Two readings to beware of: any other perfect score has the interval (1, 1) however few
+    its samples, and calibration_error, a sum of absolute values, is larger on resamples, so that its interval
+    may lie above its value.
 
     Raises BadInput where the shapes disagree or the rows are not probabilities.
     """
-    probabilities_NK = _checked(probabilities_NK, targets_N, labels, rows)
+    probabilities_NK = checked_probabilities(probabilities_NK, targets_N, labels, rows)
     predicted_N = probabilities_NK.argmax(axis=1)
-    values = _resampled_metrics(probabilities_NK, targets_N, bootstrap, seed)
+    values = resampled_metrics(probabilities_NK, targets_N, bootstrap, seed)
     metrics = classification_metrics(probabilities_NK, targets_N)
     confusion = sklearn_metrics.confusion_matrix(targets_N, predicted_N, labels=range(len(labels)))
     return Evaluation(
         labels=labels,
         samples=len(targets_N),
         metrics=metrics,
-        intervals={name: _interval(values[name]) for name in metrics},
+        intervals={name: _interval(values[name]) for name in metrics}
+        | {"accuracy": wilson_interval(int(confusion.trace()), len(targets_N))},
         per_class=_per_class(targets_N, predicted_N, labels, values),
         slices=_slices(predicted_N == targets_N, rows),
         confusion=confusion.astype(np.int64),
@@ -176,6 +189,109 @@ def weighted_metrics(probabilities_NK: Floats, targets_N: Integers, weights_NB: 
     }
 
 
+def resampled_metrics(probabilities_NK: Floats, targets_N: Integers, bootstrap: int, seed: int) -> dict[str, Floats]:
+    """`weighted_metrics` of every bootstrap resample, the resamples on the last axis.
+
+    The same seed draws the same resamples of as many samples: differences of two models' figures are paired.
+    """
+    samples = len(targets_N)
+    generator = np.random.default_rng(seed)
+    most = max(1, BLOCK_ENTRIES // samples)
+    sizes = [min(most, bootstrap - start) for start in range(0, bootstrap, most)] or [0]
+    blocks = [
+        weighted_metrics(probabilities_NK, targets_N, _resample_counts(samples, size, generator)) for size in sizes
+    ]
+    return {name: np.concatenate([block[name] for block in blocks], axis=-1) for name in blocks[0]}
+
+
+def robustness(
+    corrupted: Mapping[Corruption, Floats], severities: Mapping[Corruption, float], targets_N: Integers
+) -> pd.DataFrame:
+    """Accuracy on corrupted images, with Wilson's interval: the rows of `Evaluation.robustness`.
+
+    `corrupted` holds the probabilities N x K under each corruption of `labline.corruptions`, `severities` how bad
+    it was.
+    """
+    found = []
+    for name, probabilities_NK in corrupted.items():
+        right = int((probabilities_NK.argmax(axis=1) == targets_N).sum())
+        found.append((name, severities[name], right / len(targets_N), *wilson_interval(right, len(targets_N))))
+    return _robustness_table(found)
+
+
+def named_figures(evaluation: Evaluation) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Every figure that a gate can name, and its interval: the metrics, and accuracy under each corruption."""
+    metrics, intervals = dict(evaluation.metrics), dict(evaluation.intervals)
+    for name, _, accuracy, low, high in evaluation.robustness.itertuples(index=False):
+        metrics[f"accuracy_{name}"], intervals[f"accuracy_{name}"] = accuracy, (low, high)
+    return metrics, intervals
+
+
+def wilson_interval(right: int, samples: int) -> Interval:
+    """The 95 % interval of a share.
+
+    Wilson's (1927, "Probable Inference, the Law of Succession, and Statistical Inference"): it stays
+    honest where samples are few and at 100 %, where every resample of a bootstrap is perfect.
+    """
+    ends = stats.binomtest(right, samples).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+def slice_values(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """For each slice name, which of its values every row has, as a categorical without empty categories.
+
+    Slices are thirds of brightness, contrast and original size, and the sources, where these vary.
+    """
+    values = {}
+    for name, column in SLICED_STATISTICS.items():
+        if rows[column].nunique() > 1:
+            thirds = pd.qcut(rows[column], 3, duplicates="drop")
+            limits = rows[column].groupby(thirds, observed=True).agg(["min", "max"])
+            ranges = {third: _range(ends["min"], ends["max"]) for third, ends in limits.iterrows()}
+            values[name] = thirds.cat.remove_unused_categories().cat.rename_categories(ranges)
+    if 1 < rows["source"].nunique() <= MOST_SOURCES:
+        values["source"] = rows["source"].astype(str).astype("category")
+    return {name: value for name, value in values.items() if len(value.cat.categories) > 1}
+
+
+def checked_probabilities(
+    probabilities_NK: Floats,
+    targets_N: Integers,
+    labels: tuple[str, ...],
+    rows: pd.DataFrame,
+    where: str = "evaluation",
+) -> npt.NDArray[np.float64]:
+    """The probabilities in double precision, each row summing to one.
+
+    Raises BadInput, which begins with `where`, where they cannot be that, or where the shapes disagree.
+    """
+    shape = (len(targets_N), len(labels))
+    if probabilities_NK.shape != shape or len(rows) != len(targets_N):
+        raise BadInput(
+            f"{where}: probabilities are {probabilities_NK.shape} and manifest rows {len(rows)}, expected "
+            f"{shape} and {len(targets_N)} (targets x labels); pass the predictions and the rows of one split"
+        )
+    if len(targets_N) == 0 or len(labels) < 2:
+        raise BadInput(
+            f"{where}: {len(targets_N)} samples of {len(labels)} classes, expected at least 1 sample and 2 classes; "
+            "check the split's share and the label set in the declaration"
+        )
+    if targets_N.min() < 0 or targets_N.max() >= len(labels):
+        raise BadInput(
+            f"{where}: targets lie within {targets_N.min()} to {targets_N.max()}, expected 0 to {len(labels) - 1}; "
+            "a label outside the label set has index -1: quarantine its rows first"
+        )
+    exact_NK = probabilities_NK.astype(np.float64)
+    sums_N = exact_NK.sum(axis=1)
+    if not (np.isfinite(exact_NK).all() and exact_NK.min() >= 0 and np.abs(sums_N - 1).max() < 1e-2):
+        raise BadInput(
+            f"{where}: values within {exact_NK.min():.3g} to {exact_NK.max():.3g} are not probabilities that sum "
+            "to 1 in each row; pass softmax(logits), and look for NaN in the training curves"
+        )
+    normalized_NK: npt.NDArray[np.float64] = exact_NK / sums_N[:, None]
+    return normalized_NK
+
+
 def mistakes(
     probabilities_NK: Floats, targets_N: Integers, labels: tuple[str, ...], rows: pd.DataFrame, most: int = 25
 ) -> pd.DataFrame:
@@ -184,7 +300,7 @@ def mistakes(
     Columns sample_id, row (position in images.npy), label, predicted, confidence (of the prediction, 0 to 1),
     loss (nats). Empty where every decision is right.
     """
-    probabilities_NK = _checked(probabilities_NK, targets_N, labels, rows)
+    probabilities_NK = checked_probabilities(probabilities_NK, targets_N, labels, rows)
     predicted_N = probabilities_NK.argmax(axis=1)
     names = np.asarray(labels)
     likelihood_N = probabilities_NK[np.arange(len(targets_N)), targets_N]
@@ -212,6 +328,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         "per_class": evaluation.per_class.to_dict("list"),
         "slices": evaluation.slices.to_dict("list"),
         "confusion": evaluation.confusion.tolist(),
+        "robustness": evaluation.robustness.to_dict("list"),
     }
     path.write_text(json.dumps(nan_to_null(document), indent=2, allow_nan=False))
 
@@ -227,50 +344,8 @@ def open_evaluation(path: Path) -> Evaluation:
         per_class=pd.DataFrame(document["per_class"]).astype(PER_CLASS_TYPES),
         slices=pd.DataFrame(document["slices"]).astype(SLICE_TYPES),
         confusion=np.asarray(document["confusion"], dtype=np.int64),
+        robustness=_robustness_table(document.get("robustness", {})),  # absent in versions of before labline had it
     )
-
-
-def _checked(
-    probabilities_NK: Floats, targets_N: Integers, labels: tuple[str, ...], rows: pd.DataFrame
-) -> npt.NDArray[np.float64]:
-    """The probabilities in double precision, each row summing to one; BadInput where they cannot be that."""
-    shape = (len(targets_N), len(labels))
-    if probabilities_NK.shape != shape or len(rows) != len(targets_N):
-        raise BadInput(
-            f"evaluation: probabilities are {probabilities_NK.shape} and manifest rows {len(rows)}, expected "
-            f"{shape} and {len(targets_N)} (targets x labels); pass the predictions and the rows of one split"
-        )
-    if len(targets_N) == 0 or len(labels) < 2:
-        raise BadInput(
-            f"evaluation: {len(targets_N)} samples of {len(labels)} classes, expected at least 1 sample and 2 classes; "
-            "check the split's share and the label set in the declaration"
-        )
-    if targets_N.min() < 0 or targets_N.max() >= len(labels):
-        raise BadInput(
-            f"evaluation: targets lie within {targets_N.min()} to {targets_N.max()}, expected 0 to {len(labels) - 1}; "
-            "a label outside the label set has index -1: quarantine its rows first"
-        )
-    exact_NK = probabilities_NK.astype(np.float64)
-    sums_N = exact_NK.sum(axis=1)
-    if not (np.isfinite(exact_NK).all() and exact_NK.min() >= 0 and np.abs(sums_N - 1).max() < 1e-2):
-        raise BadInput(
-            f"evaluation: values within {exact_NK.min():.3g} to {exact_NK.max():.3g} are not probabilities that sum "
-            "to 1 in each row; pass softmax(logits), and look for NaN in the training curves"
-        )
-    normalized_NK: npt.NDArray[np.float64] = exact_NK / sums_N[:, None]
-    return normalized_NK
-
-
-def _resampled_metrics(probabilities_NK: Floats, targets_N: Integers, bootstrap: int, seed: int) -> dict[str, Floats]:
-    """`weighted_metrics` of every bootstrap resample, the resamples on the last axis."""
-    samples = len(targets_N)
-    generator = np.random.default_rng(seed)
-    most = max(1, BLOCK_ENTRIES // samples)
-    sizes = [min(most, bootstrap - start) for start in range(0, bootstrap, most)] or [0]
-    blocks = [
-        weighted_metrics(probabilities_NK, targets_N, _resample_counts(samples, size, generator)) for size in sizes
-    ]
-    return {name: np.concatenate([block[name] for block in blocks], axis=-1) for name in blocks[0]}
 
 
 def _resample_counts(samples: int, resamples: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -336,33 +411,18 @@ def _per_class(
 
 
 def _slices(correct_N: npt.NDArray[np.bool_], rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy within thirds of brightness, contrast and original size, and per source, where these vary.
-
-    Intervals are Wilson's (1927, "Probable Inference, the Law of Succession, and Statistical Inference"),
-    which stay honest in slices of few samples and at 100 %.
-    """
+    """Accuracy within every slice, with Wilson's interval."""
     found = []
-    for name, value_N in _slice_values(rows).items():
+    for name, value_N in slice_values(rows).items():
         for value in value_N.cat.categories:
             inside = (value_N == value).to_numpy()
-            result = stats.binomtest(int(correct_N[inside].sum()), int(inside.sum()))
-            ends = result.proportion_ci(CONFIDENCE_LEVEL, method="wilson")
-            found.append((name, str(value), result.n, result.statistic, ends.low, ends.high))
+            right, support = int(correct_N[inside].sum()), int(inside.sum())
+            found.append((name, str(value), support, right / support, *wilson_interval(right, support)))
     return pd.DataFrame(found, columns=list(SLICE_TYPES)).astype(SLICE_TYPES)
 
 
-def _slice_values(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """For each slice name, which of its values every row has, as a categorical without empty categories."""
-    values = {}
-    for name, column in SLICED_STATISTICS.items():
-        if rows[column].nunique() > 1:
-            thirds = pd.qcut(rows[column], 3, duplicates="drop")
-            limits = rows[column].groupby(thirds, observed=True).agg(["min", "max"])
-            ranges = {third: _range(ends["min"], ends["max"]) for third, ends in limits.iterrows()}
-            values[name] = thirds.cat.remove_unused_categories().cat.rename_categories(ranges)
-    if 1 < rows["source"].nunique() <= MOST_SOURCES:
-        values["source"] = rows["source"].astype(str).astype("category")
-    return {name: value for name, value in values.items() if len(value.cat.categories) > 1}
+def _robustness_table(found: Sequence[tuple[object, ...]] | Mapping[str, object]) -> pd.DataFrame:
+    return pd.DataFrame(found, columns=list(ROBUSTNESS_TYPES)).astype(ROBUSTNESS_TYPES)
 
 
 def _range(low: float, high: float) -> str:

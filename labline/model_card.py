@@ -53,6 +53,7 @@ def model_card(
         + markdown_table(_metrics(evaluation)),
         "Classes": _classes(evaluation),
         "Slices": markdown_table(evaluation.slices) if len(evaluation.slices) else "No statistic varies in this data.",
+        "Robustness": _robustness(evaluation),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(use_case, evaluation)),
         "Compression": _compression(use_case, candidates, chosen, parity),
         "Gates": _gates(gates),
@@ -86,6 +87,16 @@ def _classes(evaluation: Evaluation) -> str:
     return markdown_table(weakest.rename(columns=lambda name: name.replace("_", " "))) + more
 
 
+def _robustness(evaluation: Evaluation) -> str:
+    if evaluation.robustness.empty:
+        return "Not measured: the declaration names no corruption."
+    return (
+        "Accuracy on the test images made worse (after Hendrycks & Dietterich 2019): noise of a standard deviation "
+        "and brightness as a share of 255, blur by a sigma in pixels of an image of 32.\n\n"
+        + markdown_table(evaluation.robustness)
+    )
+
+
 def _limits(use_case: UseCase, evaluation: Evaluation) -> list[str]:
     """What a user must know before trusting the figures above."""
     size = use_case.data.image_size
@@ -106,6 +117,12 @@ def _limits(use_case: UseCase, evaluation: Evaluation) -> list[str]:
         limits.append(
             f"Weakest slice: {slice_['slice']} {slice_['value']}, accuracy {slice_['accuracy']:.4g} "
             f"({slice_['low']:.4g} to {slice_['high']:.4g}) on {slice_['support']:,} samples."
+        )
+    if len(evaluation.robustness):
+        worst = evaluation.robustness.sort_values("accuracy", kind="stable").iloc[0]
+        limits.append(
+            f"Weakest under {worst['corruption']} of {worst['severity']:.4g}: accuracy {worst['accuracy']:.4g} "
+            f"({worst['low']:.4g} to {worst['high']:.4g})."
         )
     return limits + _confusions(evaluation) + _absent(evaluation)
 
@@ -155,5 +172,6 @@ def _compression(use_case: UseCase, candidates: pd.DataFrame, chosen: str, parit
 def _gates(gates: Sequence[Judgement]) -> str:
     if not gates:
         return "None declared: nothing was asked of this version."
-    rows = [(gate.gate, gate.limit, gate.figure, gate.passed) for gate in gates]
-    return markdown_table(pd.DataFrame(rows, columns=["gate", "limit", "figure", "passed"]))
+    rows = [(gate.gate, gate.limit, gate.figure, gate.passed, gate.note) for gate in gates]
+    table = pd.DataFrame(rows, columns=["gate", "limit", "figure", "passed", "note"])
+    return markdown_table(table if table["note"].any() else table.drop(columns="note"))

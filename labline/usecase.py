@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from labline.errors import nearest
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
-Figure = Literal[Metric, "log_loss", "calibration_error", "latency_ms_p50", "latency_ms_p99", "throughput", "bytes"]
+Corruption = Literal["noise", "blur", "brightness"]
+Cost = Literal["latency_ms_p50", "latency_ms_p99", "throughput", "bytes"]
+Figure = Literal[
+    Metric, "log_loss", "calibration_error", "accuracy_noise", "accuracy_blur", "accuracy_brightness", Cost
+]
 ImageTransform = Literal[
     "flip", "flip-vertical", "rotate90", "crop", "affine", "photometric", "noise", "erase", "mixup", "cutmix"
 ]
@@ -132,17 +136,59 @@ class Export(Section):
     formats: list[Literal["onnx"]] = ["onnx"]
 
 
+LARGEST_SEVERITY: dict[Corruption, float] = {"noise": 1.0, "blur": 8.0, "brightness": 1.0}
+
+
+class Evaluation(Section):
+    """What the released model is shown besides the test images as they are."""
+
+    corruptions: dict[Corruption, float] = Field(
+        {"noise": 0.02, "blur": 0.25, "brightness": 0.1},
+        description="severities, such as one camera differs from another by: noise and brightness as a share of 255, blur as sigma at 32 pixels",
+    )
+
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _are_known(cls, declared: object) -> object:
+        known = get_args(Corruption)
+        for name in declared if isinstance(declared, dict) else ():
+            if name not in known:
+                raise ValueError(f"{name!r} is not known; {nearest(str(name), known)}")
+        return declared
+
+    @field_validator("corruptions")
+    @classmethod
+    def _change_something(cls, corruptions: dict[Corruption, float]) -> dict[Corruption, float]:
+        for name, severity in corruptions.items():
+            most = LARGEST_SEVERITY[name]
+            size = abs(severity) if name == "brightness" else severity  # darker is a corruption too
+            if not 0 < size <= most:
+                limits = f"above 0 and at most {most:g}" + (", or its negative" if name == "brightness" else "")
+                raise ValueError(f"{name} must be {limits}, not {severity:g}; leave it out if it is not wanted")
+        return corruptions
+
+
 class Gate(Section):
     """Limits on one figure of the evaluation."""
 
     min: float | None = None
     max: float | None = None
+    low: float | None = Field(None, description="smallest lower end of the 95 % interval")
 
     @model_validator(mode="after")
     def _says_something(self) -> Gate:
-        if self.min is None and self.max is None:
-            raise ValueError("a gate needs min, max or both")
+        if self.min is None and self.max is None and self.low is None:
+            raise ValueError("a gate needs at least one of min, max and low")
         return self
+
+
+class Promotion(Section):
+    """What a challenger must show against the champion before it takes its place."""
+
+    margin: Fraction = Field(0.01, description="how much worse it may be on training.select: non-inferiority")
+    slice_margin: Fraction = Field(0.05, description="how much worse it may be on any class, slice or corruption")
+    smallest_slice: int = Field(20, ge=1, description="classes and slices of fewer samples are not judged")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the one-sided bound held against the margin")
 
 
 class UseCase(Section):
@@ -160,11 +206,22 @@ class UseCase(Section):
     training: Training
     compression: Compression = Compression()
     export: Export = Export()
+    evaluation: Evaluation = Evaluation()
     gates: dict[str, Gate] = Field(default_factory=dict, description="limits on figures of the released model")
+    promotion: Promotion = Promotion()
 
     @model_validator(mode="after")
     def _gates_name_figures(self) -> UseCase:
-        for name in self.gates:
+        measured = list(self.evaluation.corruptions)
+        for name, gate in self.gates.items():
+            corruption = name.removeprefix("accuracy_")
             if name not in get_args(Figure):
                 raise ValueError(f"gates.{name}: no such figure; {nearest(name, get_args(Figure))}")
+            if corruption in get_args(Corruption) and corruption not in measured:
+                raise ValueError(
+                    f"gates.{name}: {corruption} is not measured; add it to evaluation.corruptions, "
+                    f"which has {', '.join(measured) or 'none'}"
+                )
+            if name in get_args(Cost) and gate.low is not None:
+                raise ValueError(f"gates.{name}.low: a cost has no interval; use min or max")
         return self

@@ -23,16 +23,21 @@ def released_figures(compressed: CompressedModel, evaluated: EvaluatedModel) -> 
     return {name.removeprefix("test_"): value for name, value in evaluated.metrics.items()} | costs
 
 
+def released_intervals(evaluated: EvaluatedModel) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of the test metrics, by the names a gate uses."""
+    return {name.removeprefix("test_"): bounds for name, bounds in evaluated.intervals.items()}
+
+
 @task(task_run_name="gate")
 def gate(declaration: UseCase, compressed: CompressedModel, evaluated: EvaluatedModel) -> list[Judgement]:
     """Hold the figures against the declared gates; raises RefusedByGate with the table of what failed."""
-    judgements = judge(declaration.gates, released_figures(compressed, evaluated))
+    judgements = judge(declaration.gates, released_figures(compressed, evaluated), released_intervals(evaluated))
     table = markdown_table(pd.DataFrame([asdict(judgement) for judgement in judgements])) if judgements else "No gates."
     create_markdown_artifact(key=f"{declaration.name}-gate", markdown=table, description="gates")
     recording = current_recording()
     if recording.started:
         recording.client.log_text(recording.run_id, table, "gate/gates.md")
-    refused = [f"{j.gate} is {j.figure:.4g}, expected {j.limit}" for j in judgements if not j.passed]
+    refused = [_refusal(judgement) for judgement in judgements if not judgement.passed]
     if refused:
         if recording.started:
             recording.client.set_tag(recording.run_id, "labline.refused", "; ".join(refused))
@@ -41,3 +46,8 @@ def gate(declaration: UseCase, compressed: CompressedModel, evaluated: Evaluated
             "Improve the model or the data, or change [gates] in the declaration."
         )
     return judgements
+
+
+def _refusal(judgement: Judgement) -> str:
+    note = f" ({judgement.note})" if judgement.note else ""
+    return f"{judgement.gate} is {judgement.figure:.4g}{note}, expected {judgement.limit}"

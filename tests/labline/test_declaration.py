@@ -66,7 +66,17 @@ def test_values_are_overridden_from_the_command_line(declare) -> None:
         ("cleaning.duplicates=dropp", ["cleaning.duplicates", "'dropp'", "did you mean 'drop'"]),
         ("data.split={train=0.5}", ["data.split", "must be 1"]),
         ("gates.acuracy={min=0.9}", ["gates.acuracy", "did you mean 'accuracy'"]),
-        ("gates.accuracy={}", ["gates.accuracy", "needs min, max or both"]),
+        ("gates.accuracy={}", ["gates.accuracy", "at least one of min, max and low"]),
+        ("gates.accuracy={lo=0.9}", ["gates.accuracy.lo", "did you mean 'low'"]),
+        ("gates.bytes={low=9}", ["gates.bytes.low", "no interval"]),
+        ("evaluation.corruption={noise=0.1}", ["evaluation.corruption", "did you mean 'corruptions'"]),
+        ("evaluation.corruptions={nois=0.1}", ["evaluation.corruptions", "'nois'", "did you mean 'noise'"]),
+        ("evaluation.corruptions={noise=0}", ["evaluation.corruptions", "noise must be above 0", "leave it out"]),
+        ("evaluation.corruptions={blur=-1}", ["evaluation.corruptions", "blur must be above 0 and at most 8, not -1"]),
+        ("evaluation.corruptions={noise=nan}", ["evaluation.corruptions", "noise must be above 0"]),
+        ("promotion.margn=0.1", ["promotion.margn", "did you mean 'margin'"]),
+        ("promotion.margin=2", ["promotion.margin", "less than or equal to 1"]),
+        ("promotion.confidence=1", ["promotion.confidence", "less than 1"]),
         ("cleaning.label_issues=relabel", ["cleaning", "relabel_from"]),
         ("name=Not A Name", ["name", "pattern"]),
         ("training", ["--set training", "section.key=value"]),
@@ -79,6 +89,19 @@ def test_a_mistake_is_named_with_its_key_and_what_was_expected(declare, assignme
         load_usecase(str(path), USECASES, [assignment])
     for part in told:
         assert part in str(refused.value)
+
+
+def test_a_gate_on_a_corruption_needs_that_corruption(declare) -> None:
+    gate = "gates.accuracy_blur={min=0.5}"
+    declaration = load_usecase(str(declare(MINIMAL)), USECASES, [gate])
+    assert declaration.gates["accuracy_blur"].min == 0.5
+    with pytest.raises(BadInput, match=r"accuracy_blur: blur is not measured; .* which has noise"):
+        load_usecase(str(declare(MINIMAL)), USECASES, [gate, "evaluation.corruptions={noise=0.1}"])
+
+
+def test_a_darker_image_is_a_corruption_too(declare) -> None:
+    declaration = load_usecase(str(declare(MINIMAL)), USECASES, ["evaluation.corruptions={brightness=-0.2}"])
+    assert declaration.evaluation.corruptions == {"brightness": -0.2}
 
 
 def test_the_file_is_named(declare) -> None:

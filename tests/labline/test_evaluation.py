@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from labline.evaluation import (
     classification_metrics,
     evaluate,
     mistakes,
+    named_figures,
     open_evaluation,
+    robustness,
     weighted_metrics,
     write_evaluation,
 )
@@ -68,6 +72,31 @@ def test_the_accuracy_interval_is_about_two_standard_errors_to_each_side() -> No
     accuracy = evaluation.metrics["accuracy"]
     low, high = evaluation.intervals["accuracy"]
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(accuracy * (1 - accuracy) / 2000), rel=0.1)
+
+
+def test_a_perfect_accuracy_of_few_samples_stays_uncertain() -> None:
+    low, high = evaluate(*predictions(samples=20, skill=50)).intervals["accuracy"]
+    assert high == 1
+    assert low == pytest.approx(1 / (1 + 1.96**2 / 20), abs=1e-3)  # Wilson's at a share of 1
+
+
+def test_robustness_is_accuracy_on_other_images() -> None:
+    probabilities, targets, _, _ = predictions(samples=400)
+    blind = np.full_like(probabilities, 1 / 3)
+    table = robustness({"noise": probabilities, "blur": blind}, {"noise": 0.1, "blur": 0.8}, targets)
+    assert table["corruption"].tolist() == ["noise", "blur"]
+    assert table["severity"].tolist() == [0.1, 0.8]
+    assert table["accuracy"].tolist() == [(probabilities.argmax(axis=1) == targets).mean(), (targets == 0).mean()]
+    assert ((table["low"] < table["accuracy"]) & (table["accuracy"] < table["high"])).all()
+
+
+def test_a_gate_can_name_the_metrics_and_the_accuracy_under_corruption() -> None:
+    drawn = predictions()
+    evaluation = replace(evaluate(*drawn), robustness=robustness({"noise": drawn[0]}, {"noise": 0.1}, drawn[1]))
+    figures, intervals = named_figures(evaluation)
+    assert list(figures) == list(intervals) == [*METRICS, "accuracy_noise"]
+    assert figures["accuracy_noise"] == figures["accuracy"]
+    assert intervals["accuracy_noise"] == intervals["accuracy"]
 
 
 def test_confusion_and_classes_count_every_sample() -> None:
@@ -184,7 +213,9 @@ def test_mistakes_come_worst_first() -> None:
 
 @pytest.mark.parametrize("samples", [1, 50])
 def test_an_evaluation_survives_the_disk(samples: int, tmp_path: Path) -> None:
-    evaluation = evaluate(*predictions(samples), bootstrap=20)
+    drawn = predictions(samples)
+    measured = robustness({"blur": drawn[0]}, {"blur": 0.8}, drawn[1])
+    evaluation = replace(evaluate(*drawn, bootstrap=20), robustness=measured)
     write_evaluation(evaluation, tmp_path / "evaluation.json")
     opened = open_evaluation(tmp_path / "evaluation.json")
     assert opened.metrics == pytest.approx(evaluation.metrics, nan_ok=True)
@@ -192,6 +223,16 @@ def test_an_evaluation_survives_the_disk(samples: int, tmp_path: Path) -> None:
     assert (opened.confusion == evaluation.confusion).all()
     pd.testing.assert_frame_equal(opened.per_class, evaluation.per_class)
     pd.testing.assert_frame_equal(opened.slices, evaluation.slices)
+    pd.testing.assert_frame_equal(opened.robustness, evaluation.robustness)
+
+
+def test_an_evaluation_written_before_robustness_was_measured_still_opens(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    write_evaluation(evaluate(*predictions(), bootstrap=20), path)
+    document = json.loads(path.read_text())
+    assert document.pop("robustness")["corruption"] == []
+    path.write_text(json.dumps(document))
+    assert open_evaluation(path).robustness.empty
 
 
 def test_logits_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,12 +13,12 @@ from typing import Any
 from tasks.environment import USECASES, load_environment
 
 
-def run_training(usecase: str, data: str | None, assignments: list[str], fresh: bool, json: bool) -> None:
+def run_training(usecase: str, data: str | None, assignments: list[str], fresh: bool, reason: str, json: bool) -> None:
     """Run the training flow, show its progress, and close with the tables and where to look."""
     with _prepared(usecase, data, assignments):
         from flows.training import training
 
-    summary = _watched(lambda: training(usecase, data, assignments, fresh))
+    summary = watched(lambda: training(usecase, data, assignments, fresh, reason))
     _close(summary, json)
 
 
@@ -26,16 +27,24 @@ def run_checking(usecase: str, data: str | None, assignments: list[str], json: b
     with _prepared(usecase, data, assignments):
         from flows.checking import checking
 
-    _close(_watched(lambda: checking(usecase, data, assignments)), json)
+    _close(watched(lambda: checking(usecase, data, assignments)), json)
 
 
 @contextlib.contextmanager
 def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterator[None]:
-    """Refuse a bad declaration before anything slow; have Prefect's embedded server start while we import."""
+    """Refuse a bad declaration before anything slow."""
     from labline.declaration import load_usecase
 
     load_environment()
     load_usecase(usecase, USECASES, assignments, data)
+    with embedded_server():
+        yield
+
+
+@contextlib.contextmanager
+def embedded_server() -> Iterator[None]:
+    """Have Prefect's embedded server, where none is configured, start while we import what is needed inside."""
+    _quiet_libraries()
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
@@ -43,6 +52,12 @@ def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterato
         starting = pool.submit(_start_embedded_server)
         yield
         starting.result()
+
+
+def _quiet_libraries() -> None:
+    """Keep the console for labline's one message: what these print comes as an exception as well, or is no loss."""
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints a traceback, then raises
+    logging.raiseExceptions = False  # a log line that Prefect's server did not take
 
 
 def _start_embedded_server() -> None:
@@ -58,7 +73,8 @@ def _start_embedded_server() -> None:
     SubprocessASGIServer().start()
 
 
-def _watched(flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def watched(flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run a flow with its progress on the console."""
     from flows.console import ConsoleObserver
     from tasks.observer import observer
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
-from labline.errors import BadInput
+from labline.errors import BadInput, LablineError
 
 PROJECT = Path(__file__).resolve().parent.parent
 USECASES = PROJECT / "usecases"
 EXPECTATIONS = PROJECT / "expectations"
 FREE_BYTES_NEEDED = 200 * 2**20
-OUT_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+PROBE_BYTES = 2**20
+# What a write meets where no room is left or none is given; SQLite's codes: https://sqlite.org/rescode.html
+OUT_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+SQLITE_OUT_OF_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
 
 
 def load_environment() -> Path:
@@ -70,13 +75,9 @@ def _prefect_defaults(store: Path) -> dict[str, str]:
 
 
 def _check_writable(store: Path) -> None:
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        probe = store / f".probe-{os.getpid()}"
-        probe.write_bytes(b"labline")
-        probe.unlink()
-    except OSError as error:
-        raise storage_problem(error, store) from None
+    reason = _refusal(store)
+    if reason:
+        raise BadInput(_unwritable(store, reason))
     free = shutil.disk_usage(store).free
     if free < FREE_BYTES_NEEDED:
         raise BadInput(
@@ -85,9 +86,54 @@ def _check_writable(store: Path) -> None:
         )
 
 
-def storage_problem(error: OSError, store: Path) -> BadInput:
-    """Say in one sentence why the storage root cannot be written."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return BadInput(
+def storage_problem(error: BaseException) -> BadInput | None:
+    """Say in one sentence that the storage root cannot be written, where that is what led to `error`.
+
+    Prefect and MLflow turn the same full disk into many errors, and one of their servers that meets it answers
+    with an internal error that names no cause: so the chain of errors is read, and then the storage root is tried.
+    None for what labline said itself, for Ctrl-C, and before the environment is loaded.
+    """
+    store = os.environ.get("LABLINE_STORE")
+    if not store or isinstance(error, LablineError) or not isinstance(error, Exception):
+        return None
+    told = (_out_of_storage(cause) for cause in _chain(error))
+    reason = next(filter(None, told), "") or _refusal(Path(store))
+    return BadInput(_unwritable(Path(store), reason)) if reason else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _out_of_storage(error: BaseException) -> str:
+    """What an error says of a full or read-only storage; empty where it speaks of something else."""
+    if isinstance(error, OSError) and error.errno in OUT_OF_STORAGE:
+        return os.strerror(error.errno)
+    # Extended codes hold the plain one in their lowest byte.
+    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in SQLITE_OUT_OF_STORAGE:
+        return str(error)
+    return ""
+
+
+def _refusal(store: Path) -> str:
+    """Why nothing can be written to the storage root; empty where it can."""
+    probe = store / f".probe-{os.getpid()}"
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    return ""
+
+
+def _unwritable(store: Path, reason: str) -> str:
+    return (
         f"the storage root {store} cannot be written ({reason}): free space, or set LABLINE_STORE to a writable folder"
     )

@@ -24,7 +24,7 @@ from prefect.cache_policies import CachePolicy
 from labline.errors import LablineError
 from labline.references import Reference
 from labline.usecase import UseCase
-from tasks.environment import OUT_OF_STORAGE, storage_problem, storage_root
+from tasks.environment import storage_problem, storage_root
 from tasks.observer import StageRecord
 from tasks.recording import Recording, current_recording
 from tasks.workspace import Workspace
@@ -60,8 +60,9 @@ class Stage(Generic[Result]):
                 result, cached = self._run(declaration, inputs, parts, refresh=True)
         except BaseException as error:
             recording.observer.failed(self.name)
-            if isinstance(error, OSError) and error.errno in OUT_OF_STORAGE:
-                raise storage_problem(error, storage_root()) from error
+            problem = storage_problem(error)
+            if problem is not None:
+                raise problem from error
             raise
         if cached:
             recording.defer(self.name, folder)

@@ -7,7 +7,12 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from typer.testing import CliRunner
+
+if TYPE_CHECKING:
+    from labline.data.dataset import Dataset
 
 SMALL = [
     "data.options={samples=600, duplicates=0.02, blank=0.01}",
@@ -38,6 +43,25 @@ class Ended:
 def command(*arguments: str) -> list[str]:
     """The command line of labline, as its console script runs it."""
     return [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
+
+
+def invoke(*arguments: str) -> Ended:
+    """Run a labline command in this process, where the servers of the test session are at hand."""
+    from flows.cli import app
+
+    ended = CliRunner().invoke(app, arguments)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return Ended(ended.exit_code, ended.stdout, ended.stderr)
+
+
+def ingested(usecase: str) -> Dataset:
+    """The dataset that ingest made last for a use case; its quarantine lies beside it."""
+    from labline.data.dataset import open_dataset
+    from tasks.environment import storage_root
+
+    keys = storage_root().glob("stages/ingest/*/key.json")
+    folders = [path.parent for path in keys if json.loads(path.read_text())["usecase"] == usecase]
+    return open_dataset(max(folders, key=lambda folder: folder.stat().st_mtime))
 
 
 def embedded(store: Path) -> dict[str, str]:

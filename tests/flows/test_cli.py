@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL, Ended
+from small_runs import SMALL, Ended, invoke
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -49,8 +49,44 @@ def test_bad_input_ends_with_2_and_one_message(arguments: list[str], told: str) 
     assert "Traceback" not in ended.output
 
 
-def test_a_real_use_case_without_its_data_says_which_variable_to_set(labline: Callable[..., Ended]) -> None:
-    ended = labline("check", "steel")
+@pytest.mark.parametrize(
+    ("written", "misspelt", "told"),
+    [
+        ("epochs", "epoch", "training.epoch: unknown key; did you mean 'epochs'"),
+        ("[cleaning]", "[cleanning]", "cleanning: unknown key; did you mean 'cleaning'"),
+        ("image_size", "imagesize", "data.imagesize: unknown key; did you mean 'image_size'"),
+    ],
+)
+def test_a_misspelt_key_names_the_file_the_key_and_the_nearest_one(
+    parts: Path, written: str, misspelt: str, told: str
+) -> None:
+    parts.write_text(parts.read_text().replace(written, misspelt))
+    for command in ("run", "check", "show"):
+        ended = invoke(command, str(parts), "--json")
+        assert ended.code == 2
+        assert f"{parts} cannot be used" in ended.err
+        assert told in ended.err
+        assert ended.summary == {"error": ended.summary["error"], "exit_code": 2}
+
+
+@pytest.mark.usefixtures("servers")
+def test_check_speaks_json() -> None:
+    ended = invoke("check", "surface", "--json", *settings())
+    assert ended.code == 0, ended.err
+    summary = ended.summary
+    assert summary.keys() == {"usecase", "samples", "quarantined", "stages"}
+    assert summary["usecase"] == "surface"
+    assert summary["samples"] + summary["quarantined"] >= 600
+    assert [stage["name"] for stage in summary["stages"]] == ["ingest", "validate", "augment"]
+    for stage in summary["stages"]:
+        assert stage.keys() == {"name", "seconds", "cached", "figure", "reason"}
+    assert len(ended.out.strip().splitlines()) == 1, "everything but the summary belongs on standard error"
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_real_use_case_without_its_data_says_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LABLINE_DATA", raising=False)
+    ended = invoke("check", "steel")
     assert ended.code == 2
     assert "LABLINE_DATA is not set" in ended.err
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 
 
 def test_every_use_case_deploys(servers: dict[str, str]) -> None:
@@ -21,7 +22,11 @@ def test_every_use_case_deploys(servers: dict[str, str]) -> None:
     )
     with get_client(sync_client=True) as client:
         deployed = {deployment.name: deployment for deployment in client.read_deployments()}
-    assert set(deployed) >= {path.stem for path in Path("usecases").glob("*.toml")}
-    for name, deployment in deployed.items():
+    for name in [path.stem for path in Path("usecases").glob("*.toml")]:
+        deployment = deployed[name]
         assert deployment.entrypoint == "flows/training.py:training"
         assert deployment.parameters == {"usecase": name}
+        # A second run of the same use case waits for the first one.
+        assert deployment.global_concurrency_limit and deployment.global_concurrency_limit.limit == 1
+        assert deployment.concurrency_options
+        assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE

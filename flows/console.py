@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from labline.markdown import cell
+from labline.references import GateTable
 from tasks.observer import Observer, StageRecord
 
 progress_console = Console(stderr=True, highlight=False)
@@ -65,6 +67,22 @@ class ConsoleObserver(Observer):
         """Replace the bar by one line that says where it ended."""
         self._progress.remove_task(self._running.pop(stage))
         self._progress.console.print(f"[red]failed[/] [bold]{stage}[/]")
+
+    def judged(self, table: GateTable) -> None:
+        """Print the table of gates."""
+        self._progress.console.print(gate_table(table))
+
+
+def gate_table(table: GateTable) -> Table:
+    """Every gate of a version with its figure, its limit and whether it holds."""
+    against = f", against version {table.champion}" if table.champion else ""
+    shown = Table(title=f"version {table.version} for {table.stage}{against}")
+    for heading in ("", "gate", "figure", "limit", "note"):
+        shown.add_column(heading, overflow="fold")
+    for row in table.judgements:
+        mark = "[green]passed[/]" if row.passed else "[red]refused[/]"
+        shown.add_row(mark, row.gate, cell(row.figure), row.limit, row.note)
+    return shown
 
 
 def stage_table(stages: Sequence[dict[str, Any]]) -> Table:

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from labline.errors import LablineError
@@ -28,14 +29,22 @@ class Finding:
     advice: str = ""
 
 
-def examine(json: bool) -> None:
-    """Print every finding; exits with 2 where one is not ok."""
+def examine(repair: bool, json: bool) -> None:
+    """Print every finding; exits with 2 where one is not ok. `repair` mends what the registry shows wrongly."""
     from rich.console import Console
     from rich.table import Table
 
     from flows.console import print_json_line
 
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _packages, _storage, _servers, _devices, _usecases)
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _python,
+        _packages,
+        _storage,
+        _servers,
+        _devices,
+        _usecases,
+        partial(_registry, repair),
+    )
     console = Console(stderr=json, highlight=False)
     with console.status("looking around"):
         findings = [finding for check in checks for finding in check()]
@@ -122,3 +131,41 @@ def _usecases() -> Iterator[Finding]:
         yield Finding(
             "LABLINE_DATA", True, f"not set: steel, pneumonia and cifar10 need it (see {PROJECT / 'README.md'})"
         )
+
+
+def _registry(repair: bool) -> Iterator[Finding]:
+    """Whether stages, aliases and the ledger agree, for everything that is registered."""
+    from mlflow.exceptions import MlflowException
+
+    from flows.inspection import registered_names
+
+    try:
+        load_environment()
+        for name in sorted(registered_names()):
+            yield from _registered(name, repair)
+    except LablineError:
+        return  # the storage root is to blame, and was reported
+    except MlflowException as error:
+        yield Finding("registry", False, str(error).splitlines()[0], "see the MLflow server above")
+
+
+def _registered(name: str, repair: bool) -> Iterator[Finding]:
+    from tasks.registry import alone, open_registry
+
+    registry = open_registry(name)
+    subject = f"registry: {name}"
+    with alone(name, wait=False) as mine:
+        if not mine:
+            yield Finding(subject, True, "a promotion is going on")
+            return
+        wrong = registry.reconcile() if repair else registry.disagreements()
+    if wrong and repair:
+        yield Finding(subject, True, "mended: " + "; ".join(wrong))
+    elif wrong:
+        yield Finding(subject, False, "; ".join(wrong), "labline doctor --repair")
+    else:
+        yield Finding(subject, True, "stages, aliases and history agree")
+    position = registry.ledger.tampered(name)
+    if position is not None:
+        advice = f"restore {registry.ledger.address} from a backup; the registry itself is as it was"
+        yield Finding(f"history: {name}", False, f"entry {position} is not what was written", advice)

@@ -10,7 +10,7 @@ from tasks.environment import USECASES, load_environment
 
 
 def list_usecases(json: bool) -> None:
-    """Print every shipped use case with its newest registered version."""
+    """Print every shipped use case, and whatever else is registered, with the versions in its stages."""
     from rich.console import Console
     from rich.table import Table
 
@@ -18,21 +18,18 @@ def list_usecases(json: bool) -> None:
     from labline.declaration import load_usecase
 
     load_environment()
+    registered = registered_names()
     rows: list[dict[str, Any]] = []
     for path in sorted(USECASES.glob("*.toml")):
         declaration = load_usecase(path.stem, USECASES)
-        newest = _newest_version(declaration.name)
-        rows.append(
-            {
-                "usecase": declaration.name,
-                "title": declaration.title,
-                "data": _data_state(declaration.data.path),
-                **newest,
-            }
-        )
-    table = Table("use case", "what", "data", "version", "stage", "test accuracy")
+        row = {"usecase": declaration.name, "title": declaration.title, "data": _data_state(declaration.data.path)}
+        rows.append(row | _versions(declaration.name, declaration.name in registered))
+    for name in sorted(registered - {row["usecase"] for row in rows}):
+        rows.append({"usecase": name, "title": "declared elsewhere", "data": "-"} | _versions(name, True))
+    columns = ("usecase", "title", "data", "version", "stage", "accuracy", "staging", "production")
+    table = Table("use case", "what", "data", "newest", "stage", "test accuracy", "staging", "production")
     for row in rows:
-        table.add_row(*(str(row[key] or "-") for key in ("usecase", "title", "data", "version", "stage", "accuracy")))
+        table.add_row(*(str(row[column] or "-") for column in columns))
     Console(stderr=json).print(table)
     if json:
         print_json_line({"usecases": rows})
@@ -51,19 +48,31 @@ def show_usecase(usecase: str, data: str | None, assignments: list[str], json: b
         print(as_toml(declaration), end="")
 
 
-def _newest_version(usecase: str) -> dict[str, str | None]:
-    """Version, stage and accuracy of the newest registered version; a database is not created to find none."""
-    none: dict[str, str | None] = {"version": None, "stage": None, "accuracy": None}
+def registered_names() -> set[str]:
+    """Every registered model; a database is not created to find none."""
     tracking = os.environ["MLFLOW_TRACKING_URI"]
     if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).is_file():
-        return none
+        return set()
     from mlflow import MlflowClient
 
-    versions = MlflowClient().search_model_versions(f"name = '{usecase}'")
-    if not versions:
-        return none
-    newest = max(versions, key=lambda version: int(version.version))
-    return {"version": str(newest.version), "stage": newest.current_stage, "accuracy": newest.tags.get("accuracy")}
+    return {model.name for model in MlflowClient().search_registered_models(max_results=1000)}
+
+
+def _versions(usecase: str, registered: bool) -> dict[str, str | None]:
+    """The newest version with its stage and accuracy, and the versions in Staging and Production, seen just now."""
+    shown: dict[str, str | None] = dict.fromkeys(("version", "stage", "accuracy", "staging", "production"))
+    if not registered:
+        return shown
+    from tasks.registry import look, open_registry
+
+    registry = open_registry(usecase)
+    look(registry)
+    standing, versions = registry.standing(), registry.versions()
+    shown |= {"staging": standing.staging, "production": standing.production}
+    if versions:
+        newest = str(versions[0].version)
+        shown |= {"version": newest, "stage": standing.stage_of(newest), "accuracy": versions[0].tags.get("accuracy")}
+    return shown
 
 
 def _data_state(path: str | None) -> str:

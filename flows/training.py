@@ -28,17 +28,21 @@ from tasks.validate import validate  # noqa: E402
 
 @flow(name="training", flow_run_name="training-{usecase}", persist_result=False)
 def training(
-    usecase: str = "surface", data: str | None = None, assignments: list[str] | None = None, fresh: bool = False
+    usecase: str = "surface",
+    data: str | None = None,
+    assignments: list[str] | None = None,
+    fresh: bool = False,
+    reason: str = "",
 ) -> dict[str, Any]:
     """Carry a declared application from raw data to a registered version.
 
     `usecase` is a shipped name or the path of a declaration; `data` overrides `data.path`; `assignments` are
-    `section.key=value` overrides; `fresh` runs every stage again. Returns the summary that `labline run --json`
-    prints. Raises BadInput, LablineError or RefusedByGate.
+    `section.key=value` overrides; `fresh` runs every stage again; `reason` says why, and stays with the version.
+    Returns the summary that `labline run --json` prints. Raises BadInput, LablineError or RefusedByGate.
     """
     own_modules(usecase)
     declaration = load_usecase(usecase, USECASES, assignments or (), data)
-    with turn(declaration.name, storage_root()), recording(declaration, fresh) as record:
+    with turn(declaration.name, storage_root()), recording(declaration, fresh, reason) as record:
         ingested = ingest(declaration)
         validated = validate(declaration, ingested)
         cleaned = clean(declaration, validated)

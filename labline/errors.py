@@ -23,9 +23,13 @@ class BadInput(LablineError):
 
 
 class RefusedByGate(LablineError):
-    """The model trained, but did not show what its declaration asks for."""
+    """The model did not show what its declaration asks for."""
 
     exit_code = 3
+
+
+class RejectedByPerson(RefusedByGate):
+    """Its gates held, but whoever was asked said no."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -85,3 +85,31 @@ class RegisteredVersion(Reference):
     model: str
     version: str
     run_id: str
+
+
+class GateRow(BaseModel):
+    """One gate of a table: the figure seen, the limit declared, whether it holds, and why in plain words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gate: str
+    figure: float
+    limit: str
+    passed: bool
+    note: str = ""
+
+
+class GateTable(BaseModel):
+    """What a version showed for a stage; `champion` is the version in Production it was compared with.
+
+    `digest` is the sha256 of all the rest: the evidence that the ledger cites.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    stage: str
+    champion: str | None
+    judgements: list[GateRow]
+    passed: bool
+    digest: str

@@ -144,7 +144,7 @@ class Evaluation(Section):
 
     corruptions: dict[Corruption, float] = Field(
         {"noise": 0.02, "blur": 0.25, "brightness": 0.1},
-        description="severities, such as one camera differs from another by: noise and brightness as a share of 255, blur as sigma at 32 pixels",
+        description="severities: noise and brightness as a share of 255, blur as sigma at 32 pixels",
     )
 
     @field_validator("corruptions", mode="before")

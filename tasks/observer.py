@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from labline.references import GateTable
+
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -34,6 +36,9 @@ class Observer:
 
     def failed(self, stage: str) -> None:
         """A stage ended with an error."""
+
+    def judged(self, table: GateTable) -> None:
+        """A version was held against its gates."""
 
 
 observer: ContextVar[Observer] = ContextVar("observer", default=Observer())  # noqa: B039  (it has no state)

@@ -29,10 +29,11 @@ BATCH = 1000  # the most metrics MLflow takes in one call
 class Recording:
     """The MLflow run being filled, and what is still to be put on it."""
 
-    def __init__(self, declaration: UseCase, fresh: bool, observer: Observer) -> None:
-        """`fresh` asks every stage to run again."""
+    def __init__(self, declaration: UseCase, fresh: bool, observer: Observer, reason: str = "") -> None:
+        """`fresh` asks every stage to run again; `reason` says why there is a training at all."""
         self.declaration = declaration
         self.fresh = fresh
+        self.reason = reason
         self.observer = observer
         self.stages: list[StageRecord] = []
         self._pending: list[tuple[str, Path]] = []
@@ -184,9 +185,9 @@ class Recording:
 
 
 @contextlib.contextmanager
-def recording(declaration: UseCase, fresh: bool = False) -> Iterator[Recording]:
+def recording(declaration: UseCase, fresh: bool = False, reason: str = "") -> Iterator[Recording]:
     """Record everything inside on one MLflow run, closed with the status it deserves."""
-    current = Recording(declaration, fresh, observer.get())
+    current = Recording(declaration, fresh, observer.get(), reason)
     token = _current.set(current)
     try:
         yield current

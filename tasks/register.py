@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labline.declaration import as_toml
 from labline.gates import judge
+from labline.model_card_page import model_card_page
 from labline.references import (
     CompressedModel,
     DatasetRef,
@@ -19,18 +20,24 @@ from labline.references import (
     TrainedModel,
 )
 from labline.usecase import UseCase
-from tasks.environment import PROJECT
-from tasks.gate import released_figures
-from tasks.recording import current_recording
-from tasks.stage import stage
+from tasks.gate import released_figures, released_intervals
+from tasks.lineage import LOCK, read_facts
+from tasks.recording import Recording, current_recording
+from tasks.stage import file_digest, stage
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
     from labline.data.dataset import Dataset
 
-
-if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
+IDENTITY = ["sample_id", "split", "label", "sha256"]  # of a row: which sample, on which side, said to be what
+LINEAGE_TAGS = (
+    "dataset.digest", "dataset.directory", "code.commit", "lock.sha256", "weights.sha256", "onnx.sha256",
+    "chosen.sha256", "compression.chosen", "parent.version", "reason",
+)  # fmt: skip
+LONGEST = 5000  # characters: MLflow's description and tag columns on PostgreSQL
 
 
 def still_registered(result: RegisteredVersion) -> bool:
@@ -70,7 +77,9 @@ def register(
     data = open_dataset(workspace.resolve(dataset.directory))
     card = _card(declaration, data, compressed, exported, evaluated, workspace)
     (workspace.files / "model_card.md").write_text(card)
-    extra = _extra_files(declaration, trained, exported, evaluated, card, workspace)
+    (workspace.files / "model_card.html").write_text(model_card_page(card))
+    lineage = _lineage(recording, declaration, dataset, trained, exported, workspace)
+    extra = _extra_files(declaration, data, lineage, trained, exported, evaluated, workspace)
     example = data.split("test")[0][:2]
     with mlflow.start_run(run_id=recording.run_id, log_system_metrics=False):
         _log_dataset(declaration, data, dataset)
@@ -86,7 +95,7 @@ def register(
             registered_model_name=declaration.name,
         )
     number = str(logged.registered_model_version)
-    _describe(recording.client, declaration, number, card, _tags(dataset, compressed, exported, evaluated))
+    _describe(recording.client, declaration, number, card, _tags(lineage, compressed, exported, evaluated))
     return RegisteredVersion(
         directory=workspace.name,
         digest=f"{declaration.name}/{number}",
@@ -117,16 +126,53 @@ def _card(
         compressed.chosen,
         {f"{split} images": int(count) for split, count in data.manifest["split"].value_counts().items()},
         exported.parity,
-        judge(declaration.gates, released_figures(compressed, evaluated)),
+        judge(declaration.gates, released_figures(compressed, evaluated), released_intervals(evaluated)),
     )
+
+
+def _lineage(
+    recording: Recording,
+    declaration: UseCase,
+    dataset: DatasetRef,
+    trained: TrainedModel,
+    exported: ExportedModel,
+    workspace: Workspace,
+) -> dict[str, str]:
+    """What leads back from a version: of what it was made, by what, after which one and why."""
+    weights, released = workspace.resolve(trained.directory), workspace.resolve(exported.directory)
+    return {
+        **read_facts(weights, declaration),
+        "dataset.digest": dataset.digest,
+        "dataset.directory": dataset.directory,  # in this storage root; promotion looks there before it makes it again
+        "weights.sha256": file_digest(weights / "model.safetensors"),
+        "onnx.sha256": file_digest(released / "model.onnx"),
+        "chosen.sha256": file_digest(released / "chosen.onnx"),
+        "compression.chosen": exported.chosen,
+        "parent.version": _production(recording.client, declaration.name),
+        "reason": recording.reason[:LONGEST],
+    }
+
+
+def _production(client: MlflowClient, model: str) -> str:
+    """The version that the alias `production` names at this moment; empty where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        aliases: Any = client.get_registered_model(model).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return ""  # this is the first version
+    return str(aliases.get("production", ""))
 
 
 def _extra_files(
     declaration: UseCase,
+    data: Dataset,
+    lineage: dict[str, str],
     trained: TrainedModel,
     exported: ExportedModel,
     evaluated: EvaluatedModel,
-    card: str,
     workspace: Workspace,
 ) -> list[Path]:
     """What a version carries besides the chosen ONNX file."""
@@ -137,10 +183,12 @@ def _extra_files(
     for name in ("baseline.json", "evaluation.json"):
         shutil.copy(workspace.resolve(evaluated.directory) / name, folder)
     (folder / "usecase.toml").write_text(as_toml(declaration))
-    (folder / "model_card.md").write_text(card)
-    lock = PROJECT / "requirements.lock"
-    if lock.is_file():
-        shutil.copy(lock, folder)
+    (folder / "environment.json").write_text(json.dumps(lineage, indent=2))
+    data.manifest[IDENTITY].to_parquet(folder / "manifest.parquet", index=False)
+    for name in ("model_card.md", "model_card.html"):
+        shutil.copy(workspace.files / name, folder)
+    if LOCK.is_file():
+        shutil.copy(LOCK, folder)
     return sorted(folder.iterdir())
 
 
@@ -161,9 +209,8 @@ def _log_dataset(declaration: UseCase, data: Dataset, dataset: DatasetRef) -> No
     import mlflow
     from mlflow.data.pandas_dataset import from_pandas
 
-    columns = ["sample_id", "split", "label", "sha256"]
     logged = from_pandas(
-        data.manifest[columns],
+        data.manifest[IDENTITY],
         source=declaration.data.path or declaration.data.source,
         targets="label",
         name=declaration.name,
@@ -173,19 +220,32 @@ def _log_dataset(declaration: UseCase, data: Dataset, dataset: DatasetRef) -> No
 
 
 def _tags(
-    dataset: DatasetRef, compressed: CompressedModel, exported: ExportedModel, evaluated: EvaluatedModel
+    lineage: dict[str, str], compressed: CompressedModel, exported: ExportedModel, evaluated: EvaluatedModel
 ) -> dict[str, str]:
     figures = {name: f"{value:.6g}" for name, value in released_figures(compressed, evaluated).items()}
     return {
-        "dataset.digest": dataset.digest,
-        "compression.chosen": compressed.chosen,
+        **{name: lineage[name] for name in LINEAGE_TAGS},
         "parity": json.dumps(exported.parity),
         **figures,
     }
 
 
 def _describe(client: Any, declaration: UseCase, number: str, card: str, tags: dict[str, str]) -> None:
-    client.update_registered_model(declaration.name, description=declaration.title)
-    client.update_model_version(declaration.name, number, description=card)
+    client.update_registered_model(declaration.name, description=declaration.title[:LONGEST])
+    client.update_model_version(declaration.name, number, description=shortened(card))
     for name, value in tags.items():
         client.set_model_version_tag(declaration.name, number, name, value)
+
+
+def shortened(card: str, most: int = LONGEST) -> str:
+    """A card of at most `most` characters: whole sections from the top, and where the others are."""
+    if len(card) <= most:
+        return card
+    kept, *sections = card.split("\n\n## ")
+    pointer = "\n\nThe sections left out here stand in `model_card.md` among the artifacts.\n"
+    for section in sections:
+        longer = f"{kept}\n\n## {section}"
+        if len(longer) + len(pointer) > most:
+            break
+        kept = longer
+    return kept + pointer

@@ -209,7 +209,9 @@ def _sources(module: str) -> dict[str, str]:
 
 
 # How stages are run, not what they compute: a change here must not retrain anybody's model.
-_SCAFFOLDING = {f"tasks.{name}" for name in ("stage", "recording", "workspace", "environment", "observer")} | {
+_SCAFFOLDING = {
+    f"tasks.{name}" for name in ("stage", "recording", "workspace", "environment", "observer", "lineage")
+} | {
     "tasks",
     "labline",
     "labline.errors",

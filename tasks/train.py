@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from labline.references import AugmentedRef, DatasetRef, TrainedModel
 from labline.usecase import UseCase
+from tasks.lineage import write_facts
 from tasks.stage import module_digest, stage
 from tasks.workspace import Workspace
 
@@ -52,6 +53,7 @@ def train(declaration: UseCase, dataset: DatasetRef, augmented: AugmentedRef, *,
     )
     weights = workspace.path / "model.safetensors"
     save_weights(fitted.model, weights)
+    write_facts(workspace.path, declaration)
     declared = declaration.model_dump()
     for section in ("model", "training"):
         workspace.parameters({f"{section}.{key}": value for key, value in declared[section].items()})

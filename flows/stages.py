@@ -1,0 +1,198 @@
+"""`labline rollback | archive | history | compare`: versions between their stages, without a server to start."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from labline.errors import BadInput
+from tasks.registry import Registry, look, open_registry
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from labline.ledger import Entry
+
+
+def roll_back(usecase: str, reason: str, who: str | None, force: bool, json: bool) -> None:
+    """Restore the Production before, and say so."""
+    from tasks.moving import roll_back as move_back
+
+    _told(usecase, "rolled-back", move_back(_registered(usecase), reason, who, force), json)
+
+
+def archive(usecase: str, version: str, reason: str, who: str | None, json: bool) -> None:
+    """Take a version out of its stage, and say so."""
+    from tasks.moving import archive as move_out
+
+    _told(usecase, "archived", move_out(_registered(usecase), version, reason, who), json)
+
+
+def show_history(usecase: str, at: str | None, json: bool) -> None:
+    """Print who was in which stage from when to when, or at one moment."""
+    from labline.ledger import standing, tenures
+
+    registry = _registered(usecase)
+    mended = look(registry)
+    entries = registry.ledger.entries(usecase)
+    moment = _moment(at) if at else None
+    found = [
+        tenure for tenure in tenures(entries) if moment is None or tenure.start <= moment < (tenure.end or float("inf"))
+    ]
+    rows = [vars(tenure) | {"start": _date(tenure.start), "end": _date(tenure.end)} for tenure in found]
+    questions = [_question(entry) for entry in entries if entry.kind in ("refused", "asked", "rejected")]
+    shown = standing(entries, moment)
+    summary = {
+        "usecase": usecase,
+        "at": at,
+        "production": shown.production,
+        "staging": shown.staging,
+        "previous": shown.previous,
+        "tenures": rows,
+        "unmoved": [] if at else questions,
+        "mended": mended,
+        "tampered_entry": registry.ledger.tampered(usecase),
+    }
+    _print(_history_table(summary), summary, json)
+
+
+def compare(usecase: str, first: str, second: str, json: bool) -> None:
+    """Print how two versions do on the same test rows, and where they differ in what they were made of."""
+    from dataclasses import asdict
+
+    from tasks.judging import compare_versions
+    from tasks.version import fetch_version, open_test_rows
+
+    registry = _registered(usecase)
+    champion, challenger = fetch_version(registry, first), fetch_version(registry, second)
+    if champion.signature != challenger.signature:
+        raise BadInput(
+            f"{usecase} versions {first} and {second} take different inputs or tell other classes apart: "
+            f"{champion.signature} and {challenger.signature}"
+        )
+    found = compare_versions(challenger, champion, open_test_rows(challenger))
+    made_of = {name: [champion.tags.get(name, ""), challenger.tags.get(name, "")] for name in sorted(challenger.tags)}
+    summary = {
+        "usecase": usecase,
+        "versions": [first, second],
+        **asdict(found),
+        "groups": found.groups.to_dict("records"),
+        "tags": {name: values for name, values in made_of.items() if values[0] != values[1]},
+    }
+    _print(_comparison_table(summary), summary, json)
+
+
+def _registered(usecase: str) -> Registry:
+    registry = open_registry(usecase)
+    if not registry.versions():
+        raise BadInput(f"nothing is registered as {usecase!r}: labline list shows what is; labline run {usecase}")
+    return registry
+
+
+def _told(usecase: str, happened: str, entry: Entry, json: bool) -> None:
+    from tasks.announcing import announce
+
+    announce(usecase, happened, entry)
+    production = entry.after.production
+    summary = {
+        "usecase": usecase,
+        "action": entry.action,
+        "version": entry.version,
+        "production": production,
+        "staging": entry.after.staging,
+        "previous": entry.after.previous,
+        "who": entry.who,
+        "why": entry.why,
+    }
+    stage = entry.after.stage_of(entry.version)
+    now = f"version {production} is in Production" if production else "nothing is in Production"
+    _print(f"{usecase} version {entry.version}: {entry.action}, now {stage}; {now}", summary, json)
+
+
+def _print(shown: RenderableType, summary: dict[str, Any], json: bool) -> None:
+    from rich.console import Console
+
+    from flows.console import print_json_line
+
+    Console(stderr=json, highlight=False).print(shown)
+    if json:
+        print_json_line(summary)
+
+
+def _history_table(summary: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table("version", "stage", "from", "until", "by", "who", "why", title=f"{summary['usecase']}: stages")
+    for row in summary["tenures"]:
+        values = (
+            row["version"],
+            row["stage"],
+            row["start"],
+            row["end"] or "now",
+            row["action"],
+            row["who"],
+            row["why"],
+        )
+        table.add_row(*values)
+    parts: list[RenderableType] = [table]
+    if summary["unmoved"]:
+        asked = Table("when", "version", "", "until", "who", "why", title="refused, asked and rejected")
+        for row in summary["unmoved"]:
+            asked.add_row(row["at"], row["version"], row["outcome"], row["deadline"] or "", row["who"], row["why"])
+        parts.append(asked)
+    parts += [f"seen and brought in line: {line}" for line in summary["mended"]]
+    if summary["tampered_entry"]:
+        parts.append(f"[red]entry {summary['tampered_entry']} of the ledger is not what was written[/]")
+    return Group(*parts)
+
+
+def _comparison_table(summary: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    first, second = summary["versions"]
+    table = Table("", "samples", f"version {first}", f"version {second}", "difference")
+    rows = [(summary["metric"], summary["samples"], summary["champion"], summary["challenger"], summary["difference"])]
+    rows += [
+        (
+            f"{group['kind']} {group['value']}",
+            group["support"],
+            group["champion"],
+            group["challenger"],
+            group["difference"],
+        )
+        for group in summary["groups"]
+    ]
+    for name, samples, ours, theirs, difference in rows:
+        table.add_row(str(name), f"{samples:,}", f"{ours:.4f}", f"{theirs:.4f}", f"{difference:+.4f}")
+    tags = Table("made of", f"version {first}", f"version {second}")
+    for name, values in summary["tags"].items():
+        tags.add_row(name, *values)
+    sure = f"{100 * summary['confidence']:g} % sure"
+    verdict = (
+        f"difference {summary['difference']:+.4f}; {sure} above {summary['low']:+.4f}, below {summary['high']:+.4f}"
+    )
+    return Group(table, f"{verdict}; McNemar p = {summary['mcnemar_p']:.3g}", tags)
+
+
+def _question(entry: Entry) -> dict[str, Any]:
+    return {
+        "at": _date(entry.at),
+        "version": entry.version,
+        "outcome": entry.kind,
+        "deadline": _date(entry.deadline),
+        "who": entry.who,
+        "why": entry.why,
+    }
+
+
+def _moment(at: str) -> float:
+    try:
+        return datetime.fromisoformat(at).astimezone().timestamp()
+    except ValueError:
+        raise BadInput(f"--at {at}: expected a date such as 2026-11-24 or 2026-11-24T14:30") from None
+
+
+def _date(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -12,7 +12,7 @@ from tasks.environment import USECASES, load_environment
 def list_usecases(json: bool) -> None:
     """Print every shipped use case, and whatever else is registered, with the versions in its stages."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from flows.console import print_json_line
     from labline.declaration import load_usecase
@@ -26,10 +26,12 @@ def list_usecases(json: bool) -> None:
         rows.append(row | _versions(declaration.name, declaration.name in registered))
     for name in sorted(registered - {row["usecase"] for row in rows}):
         rows.append({"usecase": name, "title": "declared elsewhere", "data": "-"} | _versions(name, True))
-    columns = ("usecase", "title", "data", "version", "stage", "accuracy", "staging", "production")
-    table = Table("use case", "what", "data", "newest", "stage", "test accuracy", "staging", "production")
+    what = Column("what", no_wrap=True, ratio=1)
+    table = Table(Column("use case", no_wrap=True), what, "data", "newest", "staging", "production", expand=True)
     for row in rows:
-        table.add_row(*(str(row[column] or "-") for column in columns))
+        newest = f"{row['version']}: {row['accuracy'] or ''} {row['stage']}" if row["version"] else "-"
+        shown = (row["usecase"], row["title"], row["data"], newest, row["staging"], row["production"])
+        table.add_row(*(value or "-" for value in shown))
     Console(stderr=json).print(table)
     if json:
         print_json_line({"usecases": rows})

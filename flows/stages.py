@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_format
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from labline.ledger import Entry
+    from tasks.version import Version
 
 
 def roll_back(usecase: str, reason: str, who: str | None, force: bool, json: bool) -> None:
@@ -71,13 +73,16 @@ def compare(usecase: str, first: str, second: str, json: bool) -> None:
             f"{champion.signature} and {challenger.signature}"
         )
     found = compare_versions(challenger, champion, open_test_rows(challenger))
-    made_of = {name: [champion.tags.get(name, ""), challenger.tags.get(name, "")] for name in sorted(challenger.tags)}
+    made_of = [_made_of(version) for version in (champion, challenger)]
+    names = sorted(made_of[0].keys() | made_of[1].keys())
     summary = {
         "usecase": usecase,
         "versions": [first, second],
         **asdict(found),
         "groups": found.groups.to_dict("records"),
-        "tags": {name: values for name, values in made_of.items() if values[0] != values[1]},
+        "made_of": {
+            name: [each.get(name) for each in made_of] for name in names if made_of[0].get(name) != made_of[1].get(name)
+        },
     }
     _print(_comparison_table(summary), summary, json)
 
@@ -120,21 +125,18 @@ def _print(shown: RenderableType, summary: dict[str, Any], json: bool) -> None:
 
 
 def _history_table(summary: dict[str, Any]) -> RenderableType:
+    from rich import box
     from rich.console import Group
     from rich.table import Table
 
-    table = Table("version", "stage", "from", "until", "by", "who", "why", title=f"{summary['usecase']}: stages")
+    table = Table(title=f"{summary['usecase']}: stages", box=box.SIMPLE)
+    for heading in ("version", "stage", "from", "until", "moved by"):
+        table.add_column(heading, no_wrap=heading != "moved by")
     for row in summary["tenures"]:
-        values = (
-            row["version"],
-            row["stage"],
-            row["start"],
-            row["end"] or "now",
-            row["action"],
-            row["who"],
-            row["why"],
-        )
-        table.add_row(*values)
+        evidence = f" (gates {row['evidence'][:12]})" if row["evidence"] else ""
+        of = "" if row["moved"] == row["version"] else f" of {row['moved']}"
+        moved = f"{row['action']}{of}, {row['who']}: {row['why']}{evidence}"
+        table.add_row(row["version"], row["stage"], _minute(row["start"]), _minute(row["end"]) or "now", moved)
     parts: list[RenderableType] = [table]
     if summary["unmoved"]:
         asked = Table("when", "version", "", "until", "who", "why", title="refused, asked and rejected")
@@ -166,14 +168,28 @@ def _comparison_table(summary: dict[str, Any]) -> RenderableType:
     ]
     for name, samples, ours, theirs, difference in rows:
         table.add_row(str(name), f"{samples:,}", f"{ours:.4f}", f"{theirs:.4f}", f"{difference:+.4f}")
-    tags = Table("made of", f"version {first}", f"version {second}")
-    for name, values in summary["tags"].items():
-        tags.add_row(name, *values)
+    made_of = Table("made of", f"version {first}", f"version {second}")
+    for name, values in summary["made_of"].items():
+        made_of.add_row(name, *("-" if value is None else str(value) for value in values))
     sure = f"{100 * summary['confidence']:g} % sure"
     verdict = (
         f"difference {summary['difference']:+.4f}; {sure} above {summary['low']:+.4f}, below {summary['high']:+.4f}"
     )
-    return Group(table, f"{verdict}; McNemar p = {summary['mcnemar_p']:.3g}", tags)
+    return Group(table, f"{verdict}; McNemar p = {summary['mcnemar_p']:.3g}", made_of)
+
+
+def _made_of(version: Version) -> dict[str, Any]:
+    """What decides how a version turned out: its declaration, key by key, and where it comes from."""
+    declared = _flat(version.declaration.model_dump())
+    lineage = json_format.loads((version.extra / "environment.json").read_text())
+    return declared | {name: value for name, value in lineage.items() if not name.endswith(("sha256", "directory"))}
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _question(entry: Entry) -> dict[str, Any]:
@@ -185,6 +201,11 @@ def _question(entry: Entry) -> dict[str, Any]:
         "who": entry.who,
         "why": entry.why,
     }
+
+
+def _minute(date: str | None) -> str:
+    """A date as a table has room for."""
+    return (date or "")[:16]
 
 
 def _moment(at: str) -> float:

@@ -64,13 +64,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tenure:
-    """A version in a stage, from a moment to another (None: until now), and the move that put it there."""
+    """A version in a stage, from a moment to another (None: until now), and the move that put it there.
+
+    `moved` is the version that was moved: another one, where this one was displaced by it.
+    """
 
     version: str
     stage: Stage
     start: float
     end: float | None
     action: str
+    moved: str
     who: str
     why: str
     evidence: str
@@ -150,7 +154,7 @@ def tenures(entries: Iterable[Entry]) -> list[Tenure]:
                 closed.append(Tenure(**(asdict(open_ones.pop(version)) | {"end": entry.at})))
             if stage != "None":
                 open_ones[version] = Tenure(
-                    version, stage, entry.at, None, entry.action, entry.who, entry.why, entry.evidence
+                    version, stage, entry.at, None, entry.action, entry.version, entry.who, entry.why, entry.evidence
                 )
     return sorted([*closed, *open_ones.values()], key=lambda tenure: (tenure.start, int(tenure.version)))
 

@@ -207,11 +207,14 @@ def _signature(declaration: UseCase, classes: int) -> ModelSignature:
 
 def _log_dataset(declaration: UseCase, data: Dataset, dataset: DatasetRef) -> None:
     import mlflow
+    from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.pandas_dataset import from_pandas
+    from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made when imported
 
+    path = declaration.data.path
     logged = from_pandas(
         data.manifest[IDENTITY],
-        source=declaration.data.path or declaration.data.source,
+        source=LocalArtifactDatasetSource(path) if path else CodeDatasetSource({"source": declaration.data.source}),
         targets="label",
         name=declaration.name,
         digest=dataset.digest[:32],

@@ -24,7 +24,7 @@ from torchvision import transforms
 
 from labline.data.dataset import open_dataset
 from labline.data.ingest import ingest
-from labline.declaration import load_usecase
+from labline.declaration import load_image_usecase
 from labline.errors import BadInput, LablineError
 from labline.models import build
 from labline.training import Samples, fit, predict_logits
@@ -57,7 +57,7 @@ def _splits() -> tuple[Samples, Samples, Samples]:
     folder = os.environ.get("LABLINE_DATA")
     if not folder or not (Path(folder) / "cifar10.zip").is_file():
         raise BadInput(f"cifar10.zip is not in LABLINE_DATA = {folder!r}; set it to the folder that holds the archive")
-    declaration = load_usecase("cifar10", Path("usecases"))
+    declaration = load_image_usecase("cifar10", Path("usecases"))
     with tempfile.TemporaryDirectory() as directory:
         log.info("decoding %s/cifar10.zip", folder)
         ingest(declaration.data, Path(directory))
@@ -66,7 +66,7 @@ def _splits() -> tuple[Samples, Samples, Samples]:
 
 
 def _train_labline(train: Samples, validation: Samples, test: Samples) -> dict[str, Any]:
-    declaration = load_usecase("cifar10", Path("usecases"), FAST_SETTINGS)
+    declaration = load_image_usecase("cifar10", Path("usecases"), FAST_SETTINGS)
     settings, network = declaration.training, declaration.model
     fitted = fit(
         build(network.architecture, 3, 10, 32, network.width, network.depth, network.options, settings.seed),

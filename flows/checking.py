@@ -11,7 +11,7 @@ load_environment()
 from prefect import flow  # noqa: E402  (Prefect reads its settings when it is imported)
 
 from flows.summary import stage_rows  # noqa: E402
-from labline.declaration import load_usecase, own_modules  # noqa: E402
+from labline.declaration import load_image_usecase, own_modules  # noqa: E402
 from labline.models.weights import build_declared  # noqa: E402
 from tasks.augment import augment  # noqa: E402
 from tasks.ingest import ingest  # noqa: E402
@@ -27,7 +27,7 @@ def checking(usecase: str = "surface", data: str | None = None, assignments: lis
     Returns what `labline check --json` prints. Raises BadInput where something cannot be used.
     """
     own_modules(usecase)
-    declaration = load_usecase(usecase, USECASES, assignments or (), data)
+    declaration = load_image_usecase(usecase, USECASES, assignments or (), data)
     with turn(declaration.name, storage_root()), recording(declaration) as record:
         ingested = ingest(declaration)
         validated = validate(declaration, ingested)

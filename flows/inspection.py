@@ -22,7 +22,7 @@ def list_usecases(json: bool) -> None:
     rows: list[dict[str, Any]] = []
     for path in sorted(USECASES.glob("*.toml")):
         declaration = load_usecase(path.stem, USECASES)
-        row = {"usecase": declaration.name, "title": declaration.title, "data": _data_state(declaration.data.path)}
+        row = {"usecase": declaration.name, "title": declaration.title, "data": _data_state(declaration.data_path)}
         rows.append(row | _versions(declaration.name, declaration.name in registered))
     for name in sorted(registered - {row["usecase"] for row in rows}):
         rows.append({"usecase": name, "title": "declared elsewhere", "data": "-"} | _versions(name, True))

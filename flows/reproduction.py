@@ -40,7 +40,7 @@ from labline.errors import BadInput, LablineError, nearest
 from tasks.environment import PROJECT, USECASES, load_environment
 
 if TYPE_CHECKING:
-    from labline.usecase import UseCase
+    from labline.usecase import ImageUseCase
 
 TOLERANCE = 0.005  # absolute, of every test metric
 DIGESTS = {"dataset": "dataset.digest", "weights": "weights.sha256", "fp32 ONNX": "onnx.sha256"}
@@ -158,7 +158,7 @@ def _download(version: str, folder: Path) -> Path:
 
 def _present_differences(version: str, carried: Path, recorded: Mapping[str, str]) -> Iterator[str]:
     """What is not as recorded: the version's files, the code, the packages, the machine."""
-    from labline.declaration import load_usecase, own_modules
+    from labline.declaration import load_image_usecase, own_modules
     from tasks.lineage import differences, facts
     from tasks.stage import file_digest
 
@@ -167,7 +167,7 @@ def _present_differences(version: str, carried: Path, recorded: Mapping[str, str
             yield f"{name} of {version} is not the file that was registered: somebody changed the artifacts"
     declared = str(carried / "extra_files" / "usecase.toml")
     own_modules(declared)
-    declaration = load_usecase(declared, USECASES)
+    declaration = load_image_usecase(declared, USECASES)
     _refuse_missing_modules(version, declaration)
     _refuse_missing_data(version, declaration)
     present = facts(declaration)
@@ -177,7 +177,7 @@ def _present_differences(version: str, carried: Path, recorded: Mapping[str, str
         yield f"threads: {threads} in training, {present['threads']} usual here; it is trained with {threads} again"
 
 
-def _refuse_missing_modules(version: str, declaration: UseCase) -> None:
+def _refuse_missing_modules(version: str, declaration: ImageUseCase) -> None:
     from tasks.lineage import own_references
     from tasks.stage import module_digest
 
@@ -190,7 +190,7 @@ def _refuse_missing_modules(version: str, declaration: UseCase) -> None:
             )
 
 
-def _refuse_missing_data(version: str, declaration: UseCase) -> None:
+def _refuse_missing_data(version: str, declaration: ImageUseCase) -> None:
     from labline.declaration import expand
 
     path = declaration.data.path

@@ -11,7 +11,7 @@ load_environment()
 from prefect import flow  # noqa: E402  (Prefect reads its settings when it is imported)
 
 from flows.summary import summarize  # noqa: E402
-from labline.declaration import load_usecase, own_modules  # noqa: E402
+from labline.declaration import load_image_usecase, own_modules  # noqa: E402
 from tasks.augment import augment  # noqa: E402
 from tasks.clean import clean  # noqa: E402
 from tasks.compress import compress  # noqa: E402
@@ -41,7 +41,7 @@ def training(
     Returns the summary that `labline run --json` prints. Raises BadInput, LablineError or RefusedByGate.
     """
     own_modules(usecase)
-    declaration = load_usecase(usecase, USECASES, assignments or (), data)
+    declaration = load_image_usecase(usecase, USECASES, assignments or (), data)
     with turn(declaration.name, storage_root()), recording(declaration, fresh, reason) as record:
         ingested = ingest(declaration)
         validated = validate(declaration, ingested)

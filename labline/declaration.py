@@ -18,7 +18,10 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from labline.errors import BadInput, nearest
-from labline.usecase import UseCase
+from labline.series.usecase import SeriesUseCase
+from labline.usecase import ImageUseCase, UseCase
+
+MODALITIES: dict[str, type[UseCase]] = {"image": ImageUseCase, "series": SeriesUseCase}
 
 
 def load_usecase(name_or_path: str, folder: Path, assignments: Iterable[str] = (), data: str | None = None) -> UseCase:
@@ -34,10 +37,30 @@ def load_usecase(name_or_path: str, folder: Path, assignments: Iterable[str] = (
         _assign(declared, assignment)
     if data is not None:
         _section(declared, ["data"], f"--data {data}")["path"] = data
+    kind = _kind(declared, path)
     try:
-        return UseCase.model_validate(declared)
+        return kind.model_validate(declared)
     except ValidationError as error:
-        raise BadInput(_explain(error, path)) from None
+        raise BadInput(_explain(error, path, kind)) from None
+
+
+def load_image_usecase(
+    name_or_path: str, folder: Path, assignments: Iterable[str] = (), data: str | None = None
+) -> ImageUseCase:
+    """Load the declaration of an application on images, and no other."""
+    declaration = load_usecase(name_or_path, folder, assignments, data)
+    if not isinstance(declaration, ImageUseCase):
+        raise BadInput(f'{name_or_path}: expected an application with modality = "image"')
+    return declaration
+
+
+def _kind(declared: Mapping[str, Any], path: Path) -> type[UseCase]:
+    """What kind of application it is, by its modality; an image's where it says none."""
+    modality = declared.get("modality", "image")
+    if modality not in MODALITIES:
+        hint = nearest(str(modality), MODALITIES)
+        raise BadInput(f"{path} cannot be used:\n  modality: {modality!r} is not known; {hint}")
+    return MODALITIES[modality]
 
 
 def _find(name_or_path: str, folder: Path) -> Path:
@@ -80,17 +103,17 @@ def _section(declared: dict[str, Any], parts: list[str], flag: str) -> dict[str,
     return declared
 
 
-def _explain(error: ValidationError, path: Path) -> str:
-    lines = [_explain_one(dict(problem)) for problem in error.errors()]
+def _explain(error: ValidationError, path: Path, kind: type[UseCase]) -> str:
+    lines = [_explain_one(dict(problem), kind) for problem in error.errors()]
     return f"{path} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _explain_one(problem: Mapping[str, Any]) -> str:
+def _explain_one(problem: Mapping[str, Any], kind: type[UseCase]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {nearest(location[-1], _keys(location[:-1]))}"
+        return f"{key}: unknown key; {nearest(location[-1], _keys(location[:-1], kind))}"
     if problem["type"] == "missing":
         return f"{key}: missing; it is required"
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
@@ -100,9 +123,9 @@ def _explain_one(problem: Mapping[str, Any]) -> str:
     return f"{key}: {message}, not {problem['input']!r}" if key and scalar else f"{key}: {message}".removeprefix(": ")
 
 
-def _keys(location: list[str]) -> Iterable[str]:
+def _keys(location: list[str], kind: type[UseCase]) -> Iterable[str]:
     """The keys that are valid at a place in the declaration."""
-    section: type[BaseModel] = UseCase
+    section: type[BaseModel] = kind
     for part in location:
         field = section.model_fields.get(part)
         annotation = field.annotation if field else None

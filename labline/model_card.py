@@ -14,14 +14,14 @@ import pandas as pd
 from labline.evaluation import Evaluation
 from labline.gates import Judgement
 from labline.markdown import cell, markdown_table
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 
 MOST_CLASSES = 30  # a longer table hides the weak classes it is read for
 CANDIDATE_COLUMNS = ("name", "metric", "bytes", "latency_ms_p50", "latency_ms_p99", "throughput")
 
 
 def model_card(
-    use_case: UseCase,
+    use_case: ImageUseCase,
     evaluation: Evaluation,
     candidates: pd.DataFrame,
     chosen: str,
@@ -66,7 +66,7 @@ def _facts(facts: Mapping[str, object]) -> str:
     return "\n".join(f"- {name}: {cell(value)}" for name, value in facts.items())
 
 
-def _data(use_case: UseCase, dataset: Mapping[str, object]) -> str:
+def _data(use_case: ImageUseCase, dataset: Mapping[str, object]) -> str:
     declared = {"source": use_case.data.source, "expectations": use_case.expectations.suite}
     origin = {"path": use_case.data.path} if use_case.data.path else {}
     cleaning = {name: value for name, value in use_case.cleaning.model_dump().items() if isinstance(value, str)}
@@ -97,7 +97,7 @@ def _robustness(evaluation: Evaluation) -> str:
     )
 
 
-def _limits(use_case: UseCase, evaluation: Evaluation) -> list[str]:
+def _limits(use_case: ImageUseCase, evaluation: Evaluation) -> list[str]:
     """What a user must know before trusting the figures above."""
     size = use_case.data.image_size
     limits = [
@@ -155,7 +155,7 @@ def _absent(evaluation: Evaluation) -> list[str]:
     return [f"Not judged, without test samples: {', '.join(absent)}."] if len(absent) else []
 
 
-def _compression(use_case: UseCase, candidates: pd.DataFrame, chosen: str, parity: Mapping[str, float]) -> str:
+def _compression(use_case: ImageUseCase, candidates: pd.DataFrame, chosen: str, parity: Mapping[str, float]) -> str:
     columns = [column for column in CANDIDATE_COLUMNS if column in candidates]
     table = candidates[columns].assign(released=candidates["name"] == chosen)
     metric = use_case.training.select.replace("_", " ")

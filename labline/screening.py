@@ -11,7 +11,7 @@ from scipy.special import softmax
 from labline.data.label_issues import FitPredict, Images, Probabilities, Targets
 from labline.models import build
 from labline.training import fit, predict_logits
-from labline.usecase import Training, UseCase
+from labline.usecase import ImageUseCase, Training
 
 MOST_EPOCHS, FEWEST_EPOCHS = 6, 2
 ENOUGH_IMAGES = 120_000  # seen in all: more passes over large data would only cost time
@@ -19,7 +19,7 @@ WIDTH = 0.5  # a narrow network learns what is typical and has little room to me
 
 
 def screening_classifier(
-    declaration: UseCase, classes: int, on_fold: Callable[[int], None] = lambda fold: None
+    declaration: ImageUseCase, classes: int, on_fold: Callable[[int], None] = lambda fold: None
 ) -> FitPredict:
     """A function `(train images, train targets, other images) -> probabilities of the other images`, N x K.
 

@@ -133,7 +133,7 @@ class Compression(Section):
 class Export(Section):
     """The formats of the released model."""
 
-    formats: list[Literal["onnx"]] = ["onnx"]
+    formats: list[Literal["onnx", "tflite"]] = ["onnx"]
 
 
 LARGEST_SEVERITY: dict[Corruption, float] = {"noise": 1.0, "blur": 8.0, "brightness": 1.0}
@@ -192,26 +192,41 @@ class Promotion(Section):
 
 
 class UseCase(Section):
-    """One declared application."""
+    """What every application declares, whatever it learns from."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     title: str
+    expectations: Expectations = Expectations()
+    compression: Compression = Compression()
+    export: Export = Export()
+    gates: dict[str, Gate] = Field(default_factory=dict, description="limits on figures of the released model")
+    promotion: Promotion = Promotion()
+
+    @property
+    def data_path(self) -> str | None:
+        """Where the data lie, if they are not built in."""
+        return None
+
+
+class ImageUseCase(UseCase):
+    """An application that classifies images."""
+
     task: Literal["classification"] = "classification"
     modality: Literal["image"] = "image"
     data: Data
-    expectations: Expectations = Expectations()
     cleaning: Cleaning = Cleaning()
     augmentation: Augmentation = Augmentation()
     model: Model = Model()
     training: Training
-    compression: Compression = Compression()
-    export: Export = Export()
     evaluation: Evaluation = Evaluation()
-    gates: dict[str, Gate] = Field(default_factory=dict, description="limits on figures of the released model")
-    promotion: Promotion = Promotion()
+
+    @property
+    def data_path(self) -> str | None:
+        """Folder, archive or file, as declared."""
+        return self.data.path
 
     @model_validator(mode="after")
-    def _gates_name_figures(self) -> UseCase:
+    def _gates_name_figures(self) -> ImageUseCase:
         measured = list(self.evaluation.corruptions)
         for name, gate in self.gates.items():
             corruption = name.removeprefix("accuracy_")

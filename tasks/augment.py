@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labline.references import AugmentedRef, DatasetRef
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace
 
@@ -11,7 +11,7 @@ SHOWN = 16
 
 
 @stage(sections=("augmentation",))
-def augment(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) -> AugmentedRef:
+def augment(declaration: ImageUseCase, dataset: DatasetRef, *, workspace: Workspace) -> AugmentedRef:
     """Apply the policy to a few training images and log a sheet of before and after."""
     from labline.augmentation import before_after
     from labline.data.dataset import open_dataset

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labline.declaration import expand
 from labline.references import DatasetRef
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.stage import file_digest, stage
 from tasks.workspace import Workspace
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from labline.data.dataset import Dataset
 
 
-def declared_files(declaration: UseCase) -> dict[str, str]:
+def declared_files(declaration: ImageUseCase) -> dict[str, str]:
     """Digests of the label files that the declaration names."""
     named = {"annotations": declaration.data.annotations, "reviewed labels": declaration.cleaning.relabel_from}
     return {name: file_digest(expand(path, name)) for name, path in named.items() if path}
 
 
 @stage(sections=("cleaning",), depends=declared_files)
-def clean(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) -> DatasetRef:
+def clean(declaration: ImageUseCase, dataset: DatasetRef, *, workspace: Workspace) -> DatasetRef:
     """Apply the declared policies; every removed row is in quarantine with its reason."""
     import pandas as pd
 
@@ -76,7 +76,7 @@ def _annotated(data: Dataset, path: Path, quarantined: pd.DataFrame, workspace: 
     return replace(data, manifest=merged.manifest)
 
 
-def _label_issues(declaration: UseCase, data: Dataset, workspace: Workspace) -> pd.DataFrame:
+def _label_issues(declaration: ImageUseCase, data: Dataset, workspace: Workspace) -> pd.DataFrame:
     """The review list, from a screening classifier cross-validated on everything but the test split."""
     from labline.data.label_issues import cross_validated_probabilities, find_label_issues
     from labline.screening import screening_classifier

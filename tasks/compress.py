@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from labline.references import Candidate, CompressedModel, DatasetRef, TrainedModel
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @stage(sections=("model", "training", "augmentation", "compression", "data"))
 def compress(
-    declaration: UseCase, dataset: DatasetRef, trained: TrainedModel, *, workspace: Workspace
+    declaration: ImageUseCase, dataset: DatasetRef, trained: TrainedModel, *, workspace: Workspace
 ) -> CompressedModel:
     """Fold, quantize and prune; every candidate is judged on validation and timed on this machine."""
     from scipy.special import softmax
@@ -67,7 +67,7 @@ def compress(
     )
 
 
-def _finetune(pruned: ImageClassifier, declaration: UseCase, data: Dataset) -> ImageClassifier:
+def _finetune(pruned: ImageClassifier, declaration: ImageUseCase, data: Dataset) -> ImageClassifier:
     """Let a pruned network recover: the declared training, shorter and with next to no warm-up."""
     from labline.training import fit
 

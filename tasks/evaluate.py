@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from labline.references import DatasetRef, EvaluatedModel, ExportedModel
 from labline.strict_json import nan_to_null
-from labline.usecase import Corruption, UseCase
+from labline.usecase import Corruption, ImageUseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace
 
@@ -28,7 +28,7 @@ WORST = 25
 
 @stage(sections=("evaluation",))
 def evaluate(
-    declaration: UseCase, dataset: DatasetRef, exported: ExportedModel, *, workspace: Workspace
+    declaration: ImageUseCase, dataset: DatasetRef, exported: ExportedModel, *, workspace: Workspace
 ) -> EvaluatedModel:
     """Metrics with intervals, per class, slice and corruption, with the pictures; and the baseline for monitoring."""
     from labline.baseline import baseline

@@ -7,14 +7,14 @@ import shutil
 
 from labline.errors import LablineError
 from labline.references import CompressedModel, DatasetRef, ExportedModel, TrainedModel
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.stage import stage
 from tasks.workspace import Workspace
 
 
 @stage(sections=("export", "model", "data"))
 def export(
-    declaration: UseCase,
+    declaration: ImageUseCase,
     dataset: DatasetRef,
     trained: TrainedModel,
     compressed: CompressedModel,

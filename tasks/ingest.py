@@ -5,7 +5,7 @@ from __future__ import annotations
 from labline.data.ingest import fingerprint
 from labline.data.ingest import ingest as decode_source
 from labline.references import DatasetRef
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.stage import module_digest, stage
 from tasks.workspace import Workspace
 
@@ -18,7 +18,7 @@ from tasks.workspace import Workspace
     },
     retries=2,
 )
-def ingest(declaration: UseCase, *, workspace: Workspace) -> DatasetRef:
+def ingest(declaration: ImageUseCase, *, workspace: Workspace) -> DatasetRef:
     """Decode every sample once; what cannot be decoded is quarantined with the reason."""
     found = decode_source(declaration.data, workspace.path, on_progress=workspace.progress)
     workspace.parameters({"data.samples": found.samples, "data.digest": found.digest, "classes": len(found.labels)})

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.environment import PROJECT
 from tasks.stage import file_digest, module_digest
 
@@ -29,7 +29,7 @@ UNKNOWN = "unknown"
 NAMES_ONLY = {"code.commit", "lock.sha256"}  # these name what others pin down: the sources, the installed packages
 
 
-def facts(declaration: UseCase) -> dict[str, str]:
+def facts(declaration: ImageUseCase) -> dict[str, str]:
     """Code, packages and machine, as the declared training meets them in this process.
 
     code.commit (see `commit`), code.sha256 (of the sources), lock.sha256 (of requirements.lock), the sha256 of every
@@ -57,17 +57,17 @@ def facts(declaration: UseCase) -> dict[str, str]:
     }
 
 
-def own_references(declaration: UseCase) -> list[str]:
+def own_references(declaration: ImageUseCase) -> list[str]:
     """What the declaration takes from the user's own modules, as "module:name"."""
     return [reference for reference in (declaration.data.source, declaration.model.architecture) if ":" in reference]
 
 
-def write_facts(folder: Path, declaration: UseCase) -> None:
+def write_facts(folder: Path, declaration: ImageUseCase) -> None:
     """Leave the facts of now beside the weights in `folder`, for `read_facts`."""
     (folder / "environment.json").write_text(json.dumps(facts(declaration), indent=2))
 
 
-def read_facts(folder: Path, declaration: UseCase) -> dict[str, str]:
+def read_facts(folder: Path, declaration: ImageUseCase) -> dict[str, str]:
     """The facts that training left in its folder, which a cache may have kept since; of now where it left none."""
     path = folder / "environment.json"
     found: dict[str, str] = json.loads(path.read_text()) if path.is_file() else facts(declaration)

@@ -19,7 +19,7 @@ from labline.references import (
     RegisteredVersion,
     TrainedModel,
 )
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.gate import released_figures, released_intervals
 from tasks.lineage import LOCK, read_facts
 from tasks.recording import Recording, current_recording
@@ -58,7 +58,7 @@ def still_registered(result: RegisteredVersion) -> bool:
     still_valid=still_registered,
 )
 def register(
-    declaration: UseCase,
+    declaration: ImageUseCase,
     dataset: DatasetRef,
     trained: TrainedModel,
     compressed: CompressedModel,
@@ -107,7 +107,7 @@ def register(
 
 
 def _card(
-    declaration: UseCase,
+    declaration: ImageUseCase,
     data: Dataset,
     compressed: CompressedModel,
     exported: ExportedModel,
@@ -132,7 +132,7 @@ def _card(
 
 def _lineage(
     recording: Recording,
-    declaration: UseCase,
+    declaration: ImageUseCase,
     dataset: DatasetRef,
     trained: TrainedModel,
     exported: ExportedModel,
@@ -167,7 +167,7 @@ def _production(client: MlflowClient, model: str) -> str:
 
 
 def _extra_files(
-    declaration: UseCase,
+    declaration: ImageUseCase,
     data: Dataset,
     lineage: dict[str, str],
     trained: TrainedModel,
@@ -192,7 +192,7 @@ def _extra_files(
     return sorted(folder.iterdir())
 
 
-def _signature(declaration: UseCase, classes: int) -> ModelSignature:
+def _signature(declaration: ImageUseCase, classes: int) -> ModelSignature:
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
@@ -205,7 +205,7 @@ def _signature(declaration: UseCase, classes: int) -> ModelSignature:
     return ModelSignature(inputs=Schema([images]), outputs=Schema(outputs))
 
 
-def _log_dataset(declaration: UseCase, data: Dataset, dataset: DatasetRef) -> None:
+def _log_dataset(declaration: ImageUseCase, data: Dataset, dataset: DatasetRef) -> None:
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.pandas_dataset import from_pandas
@@ -233,7 +233,7 @@ def _tags(
     }
 
 
-def _describe(client: Any, declaration: UseCase, number: str, card: str, tags: dict[str, str]) -> None:
+def _describe(client: Any, declaration: ImageUseCase, number: str, card: str, tags: dict[str, str]) -> None:
     client.update_registered_model(declaration.name, description=declaration.title[:LONGEST])
     client.update_model_version(declaration.name, number, description=shortened(card))
     for name, value in tags.items():

@@ -39,7 +39,7 @@ class Stage(Generic[Result]):
     name: str
     function: Callable[..., Result]
     sections: tuple[str, ...]
-    depends: Callable[[UseCase], Mapping[str, str]]
+    depends: Callable[[Any], Mapping[str, str]]
     resumes: bool
     retries: int
     still_valid: Callable[[Result], bool]
@@ -150,7 +150,7 @@ class Stage(Generic[Result]):
 def stage(
     *,
     sections: Sequence[str] = (),
-    depends: Callable[[UseCase], Mapping[str, str]] = lambda declaration: {},
+    depends: Callable[[Any], Mapping[str, str]] = lambda declaration: {},
     resumes: bool = False,
     retries: int = 0,
     still_valid: Callable[[Any], bool] = lambda result: True,
@@ -216,6 +216,8 @@ _SCAFFOLDING = {
     "labline",
     "labline.errors",
     "labline.usecase",
+    "labline.series.usecase",
+    "labline.series.declaration",
     "labline.references",
 }
 

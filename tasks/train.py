@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from labline.references import AugmentedRef, DatasetRef, TrainedModel
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.lineage import write_facts
 from tasks.stage import module_digest, stage
 from tasks.workspace import Workspace
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     depends=lambda declaration: {"source of model.architecture": module_digest(declaration.model.architecture)},
     resumes=True,
 )
-def train(declaration: UseCase, dataset: DatasetRef, augmented: AugmentedRef, *, workspace: Workspace) -> TrainedModel:
+def train(
+    declaration: ImageUseCase, dataset: DatasetRef, augmented: AugmentedRef, *, workspace: Workspace
+) -> TrainedModel:
     """Fit the network, logging every epoch as it ends."""
     from labline.data.dataset import open_dataset
     from labline.models.weights import build_declared, save_weights

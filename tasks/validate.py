@@ -5,7 +5,7 @@ from __future__ import annotations
 from labline.errors import BadInput
 from labline.markdown import markdown_table
 from labline.references import DatasetRef
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.environment import EXPECTATIONS
 from tasks.expectation_suite import check_manifest, find_suite
 from tasks.stage import file_digest, stage
@@ -18,7 +18,7 @@ from tasks.workspace import Workspace
         "suite": file_digest(find_suite(declaration.expectations.suite, EXPECTATIONS)),
     },
 )
-def validate(declaration: UseCase, dataset: DatasetRef, *, workspace: Workspace) -> DatasetRef:
+def validate(declaration: ImageUseCase, dataset: DatasetRef, *, workspace: Workspace) -> DatasetRef:
     """Check every row against the declared suite; failing rows are quarantined, a critical failure stops."""
     import pandas as pd
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labline.declaration import load_usecase, own_modules
+from labline.declaration import load_image_usecase, own_modules
 from labline.errors import BadInput
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.environment import USECASES, storage_root
 from tasks.registry import Registry
 
@@ -40,9 +40,9 @@ class Version:
         return self.folder / "extra_files"
 
     @cached_property
-    def declaration(self) -> UseCase:
+    def declaration(self) -> ImageUseCase:
         """The declaration it was trained by."""
-        return load_usecase(str(self.extra / "usecase.toml"), USECASES)
+        return load_image_usecase(str(self.extra / "usecase.toml"), USECASES)
 
     @cached_property
     def model(self) -> Model:
@@ -95,7 +95,7 @@ def open_test_rows(version: Version) -> Dataset:
     return data
 
 
-def _made_again(declaration: UseCase) -> Path:
+def _made_again(declaration: ImageUseCase) -> Path:
     from tasks.clean import clean
     from tasks.ingest import ingest
     from tasks.recording import recording

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from labline.models import build
 from labline.models.classifier import ImageClassifier
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 
 
 def save_weights(model: ImageClassifier, path: Path) -> None:
@@ -17,7 +17,7 @@ def save_weights(model: ImageClassifier, path: Path) -> None:
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, path)
 
 
-def load_classifier(path: Path, declaration: UseCase, classes: int) -> ImageClassifier:
+def load_classifier(path: Path, declaration: ImageUseCase, classes: int) -> ImageClassifier:
     """The declared network with the weights at `path`, on the CPU in evaluation mode."""
     channels = declaration.data.channels
     model = ImageClassifier(build_declared(declaration, classes), torch.zeros(channels), torch.ones(channels))
@@ -25,7 +25,7 @@ def load_classifier(path: Path, declaration: UseCase, classes: int) -> ImageClas
     return model.eval()
 
 
-def build_declared(declaration: UseCase, classes: int) -> torch.nn.Module:
+def build_declared(declaration: ImageUseCase, classes: int) -> torch.nn.Module:
     """The declared network, freshly initialised from the declared seed."""
     network = declaration.model
     return build(

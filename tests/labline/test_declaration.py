@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from labline.declaration import as_toml, expand, load_usecase
 from labline.errors import BadInput
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 
 USECASES = Path("usecases")
 MINIMAL = """
@@ -144,5 +144,5 @@ def test_what_show_prints_declares_the_same_thing(
         "training": {"epochs": epochs, "learning_rate": rate},
         "gates": {"accuracy": {"min": 0.5}},
     }
-    declaration = UseCase.model_validate(declared)
-    assert UseCase.model_validate(tomllib.loads(as_toml(declaration))) == declaration
+    declaration = ImageUseCase.model_validate(declared)
+    assert ImageUseCase.model_validate(tomllib.loads(as_toml(declaration))) == declaration

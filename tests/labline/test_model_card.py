@@ -11,7 +11,7 @@ from labline.evaluation import evaluate, robustness
 from labline.gates import Judgement
 from labline.markdown import markdown_table
 from labline.model_card import model_card
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 
 LABELS = ("crazing", "inclusion", "scratches")
 CANDIDATES = pd.DataFrame(
@@ -31,7 +31,7 @@ def card(
     wrong: int = 10, gates: list[Judgement] | None = None, source: str = "image-folder", corrupted: bool = True
 ) -> str:
     """The card of a classifier that takes `wrong` of 100 crazing images for scratches, dark ones first."""
-    declaration = UseCase.model_validate(
+    declaration = ImageUseCase.model_validate(
         {
             "name": "steel",
             "title": "Hot-rolled steel strip",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labline.declaration import load_usecase
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.environment import USECASES
 from tasks.lineage import commit, differences, facts, read_facts, write_facts
 
@@ -26,7 +26,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def surface() -> UseCase:
+def surface() -> ImageUseCase:
     return load_usecase("surface", USECASES)
 
 
@@ -48,7 +48,7 @@ def test_outside_git_and_in_the_repository_of_others_it_is_unknown(repository: P
     assert commit(Path("/")) == "unknown"
 
 
-def test_facts_name_code_packages_and_machine(surface: UseCase) -> None:
+def test_facts_name_code_packages_and_machine(surface: ImageUseCase) -> None:
     found = facts(surface)
     assert len(found["lock.sha256"]) == 64
     assert found["torch"].startswith("2.")
@@ -58,7 +58,7 @@ def test_facts_name_code_packages_and_machine(surface: UseCase) -> None:
 
 
 def test_the_users_own_module_is_one_of_the_facts(
-    surface: UseCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    surface: ImageUseCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "net_of_ann.py").write_text("class Net: ...\n")
@@ -68,14 +68,14 @@ def test_the_users_own_module_is_one_of_the_facts(
     assert differences(before, facts(own))[0].startswith("net_of_ann:Net: ")
 
 
-def test_what_training_left_counts_more_than_what_is_now(surface: UseCase, tmp_path: Path) -> None:
+def test_what_training_left_counts_more_than_what_is_now(surface: ImageUseCase, tmp_path: Path) -> None:
     write_facts(tmp_path, surface)
     trained = (tmp_path / "environment.json").read_text()
     (tmp_path / "environment.json").write_text(trained.replace(facts(surface)["torch"], "2.0.0"))
     assert read_facts(tmp_path, surface)["torch"] == "2.0.0"
 
 
-def test_the_same_facts_differ_in_nothing(surface: UseCase) -> None:
+def test_the_same_facts_differ_in_nothing(surface: ImageUseCase) -> None:
     assert differences(facts(surface), facts(surface)) == []
 
 

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 
 from labline.errors import BadInput
 from labline.references import Reference
-from labline.usecase import UseCase
+from labline.usecase import ImageUseCase
 from tasks.environment import storage_root
 from tasks.observer import Observer, StageRecord, observer
 from tasks.recording import recording
@@ -23,8 +23,8 @@ from tasks.workspace import Workspace
 pytestmark = pytest.mark.usefixtures("servers")
 
 
-def declare(name: str, epochs: int = 1) -> UseCase:
-    return UseCase.model_validate(
+def declare(name: str, epochs: int = 1) -> ImageUseCase:
+    return ImageUseCase.model_validate(
         {
             "name": name,
             "title": "A test",
@@ -35,7 +35,7 @@ def declare(name: str, epochs: int = 1) -> UseCase:
 
 
 @stage(sections=("training",))
-def double(declaration: UseCase, *, workspace: Workspace) -> Reference:
+def double(declaration: ImageUseCase, *, workspace: Workspace) -> Reference:
     """Twice the epochs."""
     workspace.metrics({"doubled": 2 * declaration.training.epochs})
     workspace.steps([(1, {"loss": 0.5}), (2, {"loss": 0.25})])
@@ -45,21 +45,21 @@ def double(declaration: UseCase, *, workspace: Workspace) -> Reference:
 
 
 @stage()
-def square(declaration: UseCase, doubled: Reference, *, workspace: Workspace) -> Reference:
+def square(declaration: ImageUseCase, doubled: Reference, *, workspace: Workspace) -> Reference:
     """The square of what came before."""
     value = str(int(doubled.digest) ** 2)
     return Reference(directory=workspace.name, digest=value, figure=value)
 
 
 @stage()
-def refuse(declaration: UseCase, *, workspace: Workspace) -> Reference:
+def refuse(declaration: ImageUseCase, *, workspace: Workspace) -> Reference:
     """Never satisfied."""
     (workspace.files / "table.csv").write_text("why,not")
     raise BadInput("row 7 of parts.csv is upside down: turn it")
 
 
 @flow(name="chain")
-def chain(declaration: UseCase, stages: list[Callable[..., Reference]], fresh: bool = False) -> list[StageRecord]:
+def chain(declaration: ImageUseCase, stages: list[Callable[..., Reference]], fresh: bool = False) -> list[StageRecord]:
     with recording(declaration, fresh) as record:
         result: tuple[Reference, ...] = ()
         for each in stages:
@@ -120,7 +120,7 @@ def test_evidence_of_cached_stages_is_on_the_next_run_too() -> None:
 
 
 @stage()
-def settle(declaration: UseCase, *, workspace: Workspace) -> Reference:
+def settle(declaration: ImageUseCase, *, workspace: Workspace) -> Reference:
     """Keeps its best epoch, which is not its last."""
     workspace.steps([(1, {"accuracy": 0.5}), (2, {"accuracy": 0.9}), (3, {"accuracy": 0.8})])
     workspace.metrics({"accuracy": 0.9})
@@ -148,7 +148,7 @@ def test_a_killed_flow_is_taken_up_in_the_same_mlflow_run() -> None:
     declaration = declare("killed", epochs=6)
 
     @stage()
-    def interrupted(declaration: UseCase, doubled: Reference, *, workspace: Workspace) -> Reference:
+    def interrupted(declaration: ImageUseCase, doubled: Reference, *, workspace: Workspace) -> Reference:
         raise KeyboardInterrupt
 
     with pytest.raises(BaseException), recording(declaration) as record:  # noqa: B017, PT012  (as Ctrl-C ends a flow)
@@ -163,14 +163,14 @@ def test_a_killed_flow_is_taken_up_in_the_same_mlflow_run() -> None:
 
 
 @stage()
-def interrupted(declaration: UseCase, *, workspace: Workspace) -> Reference:
+def interrupted(declaration: ImageUseCase, *, workspace: Workspace) -> Reference:
     """Ends between writing the second step to its checkpoint and logging it."""
     workspace.steps([(1, {"loss": 0.5})])
     raise KeyboardInterrupt
 
 
 @stage()
-def resuming(declaration: UseCase, *, workspace: Workspace) -> Reference:
+def resuming(declaration: ImageUseCase, *, workspace: Workspace) -> Reference:
     """Reports two steps from the checkpoint, then a new one."""
     for step in (1, 2):
         workspace.steps([(step, {"loss": 1 / 2**step})], seen_before=True)
@@ -188,7 +188,7 @@ def test_a_resumed_run_has_every_step_once_whenever_it_was_killed() -> None:
 
 
 @flow(name="double-alone")
-def double_alone(declaration: UseCase) -> None:
+def double_alone(declaration: ImageUseCase) -> None:
     double(declaration)
 
 

@@ -1,0 +1,1 @@
+"""Series: declaration, data set, windows, the forecaster, baselines and their statistics."""

@@ -1,0 +1,67 @@
+"""An application that forecasts a time series: what `usecases/<name>.toml` may say where modality = "series"."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from labline.errors import nearest
+from labline.series.declaration import Features, Network, Section, SeriesCleaning, SeriesData
+from labline.usecase import Compression, Cost, Expectations, Export, Training, UseCase
+
+SeriesTransform = Literal["jitter", "scaling", "slicing", "mixup"]
+SeriesMetric = Literal["qlike", "mse", "pinball", "log_score", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
+# What a gate can name: losses and coverage on the test split, and how sure a Diebold–Mariano test is (a p-value).
+SeriesFigure = Literal[
+    SeriesMetric, Cost, "p_worse_than_har", "p_better_than_garch", "p_better_than_ewma", "kupiec_p", "christoffersen_p"
+]
+
+
+class SeriesAugmentation(Section):
+    """Which random transforms training windows pass through, and how strongly."""
+
+    policy: list[SeriesTransform] = Field(default_factory=list)
+    strength: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class SeriesTraining(Training):
+    """The training loop, for series."""
+
+    select: SeriesMetric | None = Field(  # type: ignore[assignment]  # narrower for images, wider here
+        None, description="the validation metric that decides; default: the head's own"
+    )
+
+
+class SeriesCompression(Compression):
+    """Which smaller candidates are tried; static quantization and pruning are made for convolutions."""
+
+    passes: list[Literal["int8-dynamic"]] = Field(default=["int8-dynamic"])  # type: ignore[assignment]
+
+
+class SeriesUseCase(UseCase):
+    """An application that forecasts a time series."""
+
+    task: Literal["regression", "classification"] = "regression"
+    modality: Literal["series"] = "series"
+    data: SeriesData
+    expectations: Expectations = Expectations(suite="series")
+    cleaning: SeriesCleaning = SeriesCleaning()
+    features: Features
+    augmentation: SeriesAugmentation = SeriesAugmentation()
+    model: Network = Network()
+    training: SeriesTraining
+    compression: Compression = SeriesCompression()
+    export: Export = Export(formats=["onnx", "tflite"])
+
+    @property
+    def data_path(self) -> str | None:
+        """The file, as declared."""
+        return self.data.path
+
+    @model_validator(mode="after")
+    def _gates_name_figures(self) -> SeriesUseCase:
+        for name in self.gates:
+            if name not in get_args(SeriesFigure):
+                raise ValueError(f"gates.{name}: no such figure; {nearest(name, get_args(SeriesFigure))}")
+        return self

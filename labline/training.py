@@ -1,6 +1,9 @@
-"""Training: `fit` is one loop for CPU and GPU that can be killed at any moment and resumed to the same result.
+"""Training: one loop for CPU and GPU that can be killed at any moment and resumed to the same result.
 
-Shape legend: N samples, H x W pixels, C channels, K classes.
+What images and series do differently, an `Objective` says: `labline.image_classification` has that of images,
+`labline.series.forecasting` that of series.
+
+Shape legend: N samples, B samples of a batch.
 """
 
 from __future__ import annotations
@@ -11,70 +14,118 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from labline.augmentation import augment, mix
-from labline.errors import BadInput, LablineError
-from labline.evaluation import classification_metrics
+from labline.devices import choose_device, choose_precision, sound_kernels
+from labline.errors import BadInput, LablineError, nearest
+from labline.image_classification import ImageClassification, Samples, fit_temperature, predict_logits
 from labline.models.classifier import ImageClassifier
-from labline.models.cnn import fit_whitening
-from labline.usecase import Augmentation, Metric, Training
+from labline.usecase import Augmentation, Training
+
+__all__ = [
+    "Epoch",
+    "Fitted",
+    "Objective",
+    "Samples",
+    "choose_device",
+    "choose_precision",
+    "fit",
+    "fit_temperature",
+    "learning_rate_share",
+    "optimize",
+    "predict_logits",
+]
 
 log = logging.getLogger(__name__)
 
-Samples = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+Network = TypeVar("Network", bound=nn.Module)
+Better = Literal["higher", "lower"]
 
-WHITENING_SAMPLES = 5000  # of airbench, Jordan 2024, arXiv:2404.00498
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch showed. Losses are in nats; `learning_rate` is that of the last step.
+    """What one epoch showed. `learning_rate` is that of the last step.
+
+    Losses are the objective's, for classification in nats. Beside these fields an epoch has `validation_<metric>`
+    for each metric of its objective, and its speed, such as `images_per_second`.
 
     `seconds` is training alone, without validation and checkpoint; `losses` has one entry a step;
-    `restored` marks an epoch that an earlier, interrupted call of `fit` trained.
+    `restored` marks an epoch that an earlier, interrupted call trained.
     """
 
     epoch: int
     train_loss: float
     validation_loss: float
-    validation_accuracy: float
-    validation_balanced_accuracy: float
-    validation_macro_f1: float
-    validation_roc_auc: float
     learning_rate: float
     seconds: float
-    images_per_second: float
     losses: tuple[float, ...]
     restored: bool = False
 
+    if TYPE_CHECKING:  # the fields that an objective adds are made at run time
+
+        def __getattr__(self, name: str) -> float: ...
+
 
 @dataclass(frozen=True)
-class Fitted:
-    """A trained classifier, on the CPU in evaluation mode, with its calibration temperature fitted.
+class Fitted(Generic[Network]):
+    """A trained model, on the CPU in evaluation mode, calibrated where its objective does so.
 
     `history` has one row an epoch and the columns of `Epoch` but `losses` and `restored`;
-    `validation_metric` is the declared metric of `best_epoch`, whose weights the model has.
+    `validation_metric` is the selected metric of `best_epoch`, whose weights the model has.
     """
 
-    model: ImageClassifier
+    model: Network
     history: pd.DataFrame
     best_epoch: int
     validation_metric: float
+
+
+class Objective(Protocol[Network]):
+    """What is learned from what: all that the loop does not know of images and series.
+
+    `model` is trained and kept, on the device; `backbone` is its part that maps a batch's inputs to outputs.
+    `samples` are those of one epoch, called `unit` in the history. `metrics` says of each validation metric
+    which direction is better, and `select` names the one that decides.
+    """
+
+    model: Network
+    backbone: nn.Module
+    samples: int
+    unit: str
+    metrics: Mapping[str, Better]
+    select: str
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """N positions of training samples: one epoch."""
+
+    def batch(self, positions_B: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of the backbone, augmented, and targets, both on the device."""
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The scalar to minimise, of the backbone's float32 outputs."""
+
+    def validation_batches(self) -> Iterator[torch.Tensor]:
+        """Inputs of the whole model, in the order of the validation split."""
+
+    def validate(self, outputs: torch.Tensor) -> dict[str, float]:
+        """`loss` and every metric, of the whole model's float32 outputs, N x outputs."""
+
+    def finish(self) -> None:
+        """Bring the model to the CPU, evaluating, and calibrate it."""
+
+    def identity(self) -> Iterator[bytes | memoryview]:
+        """All that decides the result beside settings and network: data, augmentation, choices."""
 
 
 def fit(
@@ -85,77 +136,52 @@ def fit(
     augmentation: Augmentation | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> Fitted:
-    """Train `backbone` (changed in place) on uint8 N x H x W x C images and int64 class indices.
+) -> Fitted[ImageClassifier]:
+    """Train `backbone` (changed in place) on uint8 N x H x W x C images and int64 class indices; see `optimize`.
 
-    Which epoch's weights are kept: with early stopping or a constant rate, those of the best epoch by
-    `settings.select` on validation, the later one of equals; otherwise those of the last epoch, because a
+    Raises BadInput where samples and network do not fit together, LablineError where the loss is not finite.
+    """
+    device = choose_device(settings.device)
+    objective = ImageClassification(backbone, train, validation, settings, augmentation or Augmentation(), device)
+    return optimize(objective, settings, checkpoint, on_epoch)
+
+
+def optimize(
+    objective: Objective[Network],
+    settings: Training,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Fitted[Network]:
+    """Train the objective's model as the settings say.
+
+    Which epoch's weights are kept: with early stopping or a constant rate, those of the best epoch by the
+    objective's `select` on validation, the later one of equals; otherwise those of the last epoch, because a
     schedule that ends at zero is made for its end, and the best of many noisy epochs flatters itself.
 
     With `checkpoint`, everything is saved to that file after each epoch, and a later call with the same
     arguments continues from there to exactly the result of a run that was never interrupted; a file of other
     settings or data is ignored, and the log says so. Restored epochs are handed to `on_epoch` first.
 
-    Raises BadInput where samples and network do not fit together, LablineError where the loss is not finite.
+    Raises BadInput for a metric to select by that the objective does not have, LablineError where the loss is
+    not finite.
     """
-    augmentation = augmentation or Augmentation()
+    if objective.select not in objective.metrics:
+        hint = nearest(objective.select, objective.metrics)
+        raise BadInput(f"[training] select = {objective.select!r} is not measured here; {hint}")
     device = choose_device(settings.device)
-    classes = _check(backbone, train, validation, settings)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _sound_kernels(backbone):
-        model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device)
-        model = model.to(memory_format=torch.channels_last)
-        run = _Run(model, train, validation, settings, augmentation, device, classes)
-        digest = _digest(backbone, train, validation, settings, augmentation)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), sound_kernels(objective.backbone):
+        run = _Run(objective, settings, device)
+        digest = "" if checkpoint is None else _digest(objective, settings)
         if checkpoint is not None and (saved := _read_checkpoint(checkpoint, digest)) is not None:
             run.restore(saved)
             _report(run.history, on_epoch)
-        while not _finished(run.history, settings):
+        while not run.finished():
             run.train_epoch()
             if checkpoint is not None:
                 _write_checkpoint(checkpoint, run.state() | {"digest": digest})
             if on_epoch is not None:
                 on_epoch(run.history[-1])
         return run.result()
-
-
-def predict_logits(
-    model: ImageClassifier, images: npt.NDArray[np.uint8], batch_size: int = 512, device: str = "cpu"
-) -> npt.NDArray[np.float32]:
-    """Calibrated float32 logits N x K of uint8 N x H x W x C images; the model is left on `device`, evaluating."""
-    target = choose_device(device)
-    model = model.to(target).eval()
-    with torch.inference_mode():
-        batches = [
-            model(_tensor(images[start : start + batch_size]).to(target)) for start in _starts(images, batch_size)
-        ]
-    return torch.cat(batches).cpu().numpy()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one. Raises BadInput for one that is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except Exception as error:
-        raise BadInput(f"[training] device = {name!r} cannot be used here ({error}); use auto, cpu or cuda") from None
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The declared precision; `auto` is bfloat16 where the hardware multiplies it natively, float32 elsewhere.
-
-    Decided by capability and never by timing, so that a resumed run computes what the first one did.
-    """
-    if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
 
 
 def learning_rate_share(progress: float, schedule: str, warmup: float) -> float:
@@ -173,47 +199,18 @@ def learning_rate_share(progress: float, schedule: str, warmup: float) -> float:
     return (1 - math.cos(math.pi * remaining)) / 2 if schedule == "cosine" else 1.0
 
 
-def fit_temperature(logits_NK: npt.NDArray[np.float32], targets_N: npt.NDArray[np.int64]) -> float:
-    """The temperature that minimises the negative log-likelihood (Guo et al. 2017, arXiv:1706.04599).
-
-    Targets are smoothed by Laplace's rule of succession, in the spirit of Platt 1999 ("Probabilistic outputs
-    for support vector machines", section 2.2), so that a faultless validation split does not ask for
-    infinite confidence. The answer lies within 0.05 and 20.
-    """
-    logits, targets = torch.from_numpy(logits_NK).double(), torch.from_numpy(targets_N)
-    smoothing = logits.shape[1] / (len(logits) + logits.shape[1])
-
-    def loss(log_temperature: float) -> float:
-        return F.cross_entropy(logits / math.exp(log_temperature), targets, label_smoothing=smoothing).item()
-
-    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded")
-    return math.exp(found.x)
-
-
-class _Run:
+class _Run(Generic[Network]):
     """A training run under way: all that changes while it runs, and that a checkpoint holds."""
 
-    def __init__(
-        self,
-        model: ImageClassifier,
-        train: Samples,
-        validation: Samples,
-        settings: Training,
-        augmentation: Augmentation,
-        device: torch.device,
-        classes: int,
-    ) -> None:
-        self.model, self.validation, self.settings, self.augmentation = model, validation, settings, augmentation
-        self.device, self.classes = device, classes
-        self.images_NHWC, self.targets_N = _tensor(train[0]), torch.from_numpy(np.ascontiguousarray(train[1]))
+    def __init__(self, objective: Objective[Network], settings: Training, device: torch.device) -> None:
+        self.objective, self.settings, self.device = objective, settings, device
+        self.model = objective.model
         self.precision = choose_precision(settings.precision, device)
-        self.batch_size = min(settings.batch_size, len(self.targets_N))
-        self.steps = len(self.targets_N) // self.batch_size
-        self.class_weights_K = _class_weights(self.targets_N, classes)
-        some_NHWC = self.images_NHWC[:: -(-len(self.images_NHWC) // WHITENING_SAMPLES)]  # of all classes, where sorted
-        fit_whitening(model.backbone, model.normalize(some_NHWC.to(device)))
-        self.optimizer = _optimizer(model.backbone, settings, device)
-        self.averaged = _averaged(model, settings.ema)
+        self.batch_size = min(settings.batch_size, objective.samples)
+        self.steps = objective.samples // self.batch_size
+        self.optimizer = _optimizer(objective.backbone, settings, device)
+        self.averaged = _averaged(self.model, settings.ema)
+        self.epoch_type = _epoch_type(objective)
         self.history: list[Epoch] = []
         self.kept: dict[str, Any] = {}
 
@@ -230,55 +227,40 @@ class _Run:
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.train()
         started = time.perf_counter()
+        order_N = self.objective.order(generator).cpu()[: self.steps * self.batch_size]
         losses = [
-            self._step(batch, epoch + step / self.steps, generator)
-            for step, batch in enumerate(self._batches(generator))
+            self._step(positions_B, epoch + step / self.steps, generator)
+            for step, positions_B in enumerate(torch.split(order_N, self.batch_size))
         ]
         losses_at_host = torch.stack(losses).tolist()
         seconds = time.perf_counter() - started
         _check_finite(losses_at_host, "training loss", epoch + 1, self.settings)
+        validated = {f"validation_{name}": figure for name, figure in self._validate().items()}
+        figures: dict[str, Any] = validated | {
+            f"{self.objective.unit}_per_second": self.steps * self.batch_size / seconds
+        }
         self.history.append(
-            Epoch(
+            self.epoch_type(
                 epoch=epoch + 1,
                 train_loss=float(np.mean(losses_at_host)),
-                **self._validate(),
                 learning_rate=self.optimizer.param_groups[0]["lr"],
                 seconds=seconds,
-                images_per_second=self.steps * self.batch_size / seconds,
                 losses=tuple(losses_at_host),
+                **figures,
             )
         )
-        if _best_epoch(self.history, self.settings) == epoch + 1:
+        if self.best_epoch() == epoch + 1:
             self.kept = copy.deepcopy(self.evaluated.state_dict())
 
-    def _batches(self, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        """Sample positions of each full batch, shuffled, or drawn with every class equally likely."""
-        samples = len(self.targets_N)
-        if self.settings.imbalance == "sampler":
-            weights_N = self.class_weights_K[self.targets_N].to(self.device)
-            order_N = torch.multinomial(weights_N, samples, replacement=True, generator=generator)
-        else:
-            order_N = torch.randperm(samples, generator=generator, device=self.device)
-        return iter(torch.split(order_N.cpu()[: self.steps * self.batch_size], self.batch_size))
-
-    def _step(self, batch: torch.Tensor, epochs_done: float, generator: torch.Generator) -> torch.Tensor:
-        images_NCHW = self.model.normalize(self.images_NHWC[batch].to(self.device))
-        targets = self.targets_N[batch].to(self.device)
-        policy, strength = self.augmentation.policy, self.augmentation.strength
-        images_NCHW = augment(images_NCHW, policy, strength, generator)
-        images_NCHW, targets = mix(images_NCHW, targets, self.classes, policy, strength, generator)
+    def _step(self, positions_B: torch.Tensor, epochs_done: float, generator: torch.Generator) -> torch.Tensor:
+        inputs, targets = self.objective.batch(positions_B, generator)
         for group in self.optimizer.param_groups:
             progress = epochs_done / self.settings.epochs
             share = learning_rate_share(progress, self.settings.schedule, self.settings.warmup)
             group["lr"] = self.settings.learning_rate * share
         with self._autocast():
-            logits_NK = self.model.backbone(images_NCHW.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(
-            logits_NK.float(),
-            targets,
-            weight=self.class_weights_K.to(self.device) if self.settings.imbalance == "weighted-loss" else None,
-            label_smoothing=self.settings.label_smoothing,
-        )
+            outputs = self.objective.backbone(inputs)
+        loss = self.objective.loss(outputs.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if self.settings.gradient_clip:
@@ -292,21 +274,30 @@ class _Run:
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
 
     @torch.inference_mode()
-    def _validate(self) -> dict[str, Any]:
-        images, targets_N = self.validation
+    def _validate(self) -> dict[str, float]:
         network = self.evaluated.eval()
         with self._autocast():
-            batches = [
-                network(_tensor(images[start : start + 1000]).to(self.device)).float().cpu()
-                for start in _starts(images, 1000)
-            ]
-        logits_NK = torch.cat(batches)
-        _check_finite(logits_NK.sum(dim=1).tolist(), "validation output", len(self.history) + 1, self.settings)
-        metrics = classification_metrics(logits_NK.double().softmax(dim=1).numpy(), targets_N)
-        return {
-            "validation_loss": metrics["log_loss"],
-            **{f"validation_{name}": metrics[name] for name in get_args(Metric)},
-        }
+            batches = [network(inputs.to(self.device)).float().cpu() for inputs in self.objective.validation_batches()]
+        outputs = torch.cat(batches)
+        _check_finite(outputs.sum(dim=1).tolist(), "validation output", len(self.history) + 1, self.settings)
+        return self.objective.validate(outputs)
+
+    def best_epoch(self) -> int:
+        """The epoch whose weights are kept, counted from 1; see `optimize`."""
+        if self.settings.early_stopping == 0 and self.settings.schedule != "constant":
+            return len(self.history)
+        sign = 1 if self.objective.metrics[self.objective.select] == "higher" else -1
+        return max(self.history, key=lambda epoch: (sign * self._selected(epoch), epoch.epoch)).epoch
+
+    def _selected(self, epoch: Epoch) -> float:
+        return float(getattr(epoch, f"validation_{self.objective.select}"))
+
+    def finished(self) -> bool:
+        """Whether the epochs are done, or patience is."""
+        if len(self.history) >= self.settings.epochs:
+            return True
+        patience = self.settings.early_stopping
+        return bool(patience and self.history and len(self.history) - self.best_epoch() >= patience)
 
     def state(self) -> dict[str, Any]:
         """Everything `restore` needs, in types that `torch.load(weights_only=True)` reads."""
@@ -324,19 +315,22 @@ class _Run:
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.history = [Epoch(**(epoch | {"restored": True})) for epoch in saved["history"]]
+        self.history = [self.epoch_type(**(epoch | {"restored": True})) for epoch in saved["history"]]
         self.kept = saved["kept"]
 
-    def result(self) -> Fitted:
+    def result(self) -> Fitted[Network]:
         """The kept weights, calibrated."""
         self.model.load_state_dict(self.kept)
-        model = self.model.cpu().to(memory_format=torch.contiguous_format).eval()
-        images, targets_N = self.validation
-        model.temperature.fill_(fit_temperature(predict_logits(model, images), targets_N))
-        best = _best_epoch(self.history, self.settings)
+        self.objective.finish()
+        best = self.best_epoch()
         history = pd.DataFrame([asdict(epoch) for epoch in self.history]).drop(columns=["losses", "restored"])
-        metric = getattr(self.history[best - 1], f"validation_{self.settings.select}")
-        return Fitted(model, history, best, metric)
+        return Fitted(self.model, history, best, self._selected(self.history[best - 1]))
+
+
+def _epoch_type(objective: Objective[Any]) -> type[Epoch]:
+    """`Epoch` with the fields that this objective adds to it."""
+    added = [*(f"validation_{name}" for name in objective.metrics), f"{objective.unit}_per_second"]
+    return make_dataclass("Epoch", [(name, float) for name in added], bases=(Epoch,), frozen=True, kw_only=True)
 
 
 def _check_finite(values: list[float], what: str, epoch: int, settings: Training) -> None:
@@ -345,20 +339,6 @@ def _check_finite(values: list[float], what: str, epoch: int, settings: Training
             f"the {what} is no longer finite in epoch {epoch}: training diverged; lower [training] learning_rate "
             f"(now {settings.learning_rate:g}) or set gradient_clip = 1.0 (now {settings.gradient_clip:g})"
         )
-
-
-def _best_epoch(history: list[Epoch], settings: Training) -> int:
-    """The epoch whose weights are kept, counted from 1; see `fit`."""
-    if settings.early_stopping == 0 and settings.schedule != "constant":
-        return len(history)
-    return max(history, key=lambda epoch: (getattr(epoch, f"validation_{settings.select}"), epoch.epoch)).epoch
-
-
-def _finished(history: list[Epoch], settings: Training) -> bool:
-    if len(history) >= settings.epochs:
-        return True
-    patience = settings.early_stopping
-    return bool(patience and history and len(history) - _best_epoch(history, settings) >= patience)
 
 
 def _optimizer(network: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
@@ -382,55 +362,14 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
-def _class_weights(targets_N: torch.Tensor, classes: int) -> torch.Tensor:
-    """Weights inverse to class frequency, 1 for a class of average size (King and Zeng 2001, as in scikit-learn)."""
-    counts_K = torch.bincount(targets_N, minlength=classes).clamp_min(1)
-    return len(targets_N) / (classes * counts_K.float())
-
-
-def _pixel_statistics(images_NHWC: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation per channel, from exact counts of the 256 pixel values."""
-    values = np.arange(256.0)
-    counts_CV = np.stack(
-        [np.bincount(images_NHWC[..., c].ravel(), minlength=256) for c in range(images_NHWC.shape[-1])]
-    )
-    shares_CV = counts_CV / counts_CV.sum(axis=1, keepdims=True)
-    mean_C = shares_CV @ values
-    std_C = np.sqrt(shares_CV @ values**2 - mean_C**2)
-    return torch.from_numpy(mean_C).float(), torch.from_numpy(std_C).float()
-
-
-def _check(backbone: nn.Module, train: Samples, validation: Samples, settings: Training) -> int:
-    """The number of classes the network tells apart; raises BadInput where data and network do not fit."""
-    for name, (images, targets) in (("train", train), ("validation", validation)):
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(targets) or len(images) == 0:
-            raise BadInput(
-                f"the {name} split has images {images.dtype} {images.shape} and {len(targets)} targets; expected "
-                "uint8 N x height x width x channels with N targets and N > 0; look at the split shares in [data]"
-            )
-    _, height, width, channels = train[0].shape
-    with torch.no_grad():
-        network = copy.deepcopy(backbone).cpu().eval()
-        classes = network(torch.zeros(2, channels, height, width)).shape[1]
-    largest = int(max(train[1].max(), validation[1].max()))
-    if largest >= classes:
-        raise BadInput(f"the network tells {classes} classes apart, but the data has class index {largest}; rebuild it")
-    if settings.select == "roc_auc" and len(np.unique(validation[1])) < 2:
-        raise BadInput('[training] select = "roc_auc" needs two classes in the validation split; use accuracy')
-    return int(classes)
-
-
-def _digest(
-    backbone: nn.Module, train: Samples, validation: Samples, settings: Training, augmentation: Augmentation
-) -> str:
+def _digest(objective: Objective[Any], settings: Training) -> str:
     """sha256 of everything that decides the result but the initial weights, which a checkpoint replaces."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
-    described = (CHECKPOINT_FORMAT, settings.model_dump_json(), augmentation.model_dump_json(), str(backbone), shapes)
+    network = objective.backbone
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    described = (CHECKPOINT_FORMAT, settings.model_dump_json(), objective.select, str(network), shapes)
     digest = hashlib.sha256(repr(described).encode())
-    for images, targets in (train, validation):
-        digest.update(repr(images.shape).encode())
-        digest.update(np.ascontiguousarray(images).data)
-        digest.update(np.ascontiguousarray(targets).data)
+    for part in objective.identity():
+        digest.update(part)
     return digest.hexdigest()
 
 
@@ -460,35 +399,3 @@ def _report(history: list[Epoch], on_epoch: Callable[[Epoch], None] | None) -> N
     if on_epoch is not None:
         for epoch in history:
             on_epoch(epoch)
-
-
-@contextmanager
-def _sound_kernels(network: nn.Module) -> Iterator[None]:
-    """Reproducible kernels on a GPU; on a CPU none of oneDNN's for a network that it cannot train.
-
-    oneDNN's weight gradient of a strided 1x1 convolution, channels last, with fewer input channels than a vector
-    register holds (16 floats at most) writes past its buffer: the process dies, hangs or, worse, goes on
-    (uxlfoundation/oneDNN#6035, open in torch 2.14).
-    """
-    broken = any(
-        isinstance(layer, nn.Conv2d)
-        and set(layer.kernel_size) == {1}
-        and max(layer.stride) > 1
-        and layer.in_channels < 16 * layer.groups
-        for layer in network.modules()
-    )
-    enabled = bool(torch.backends.mkldnn.enabled)
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-        torch.backends.mkldnn.enabled = enabled and not broken  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
-
-
-def _tensor(images: npt.NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images))
-
-
-def _starts(images: npt.NDArray[np.uint8], batch_size: int) -> range:
-    return range(0, max(len(images), 1), batch_size)  # no images make one empty batch

@@ -13,11 +13,22 @@ from torch import nn
 from labline.errors import BadInput, nearest
 from labline.models.classifier import ImageClassifier
 from labline.models.cnn import cnn
+from labline.models.recurrent import gru, lstm, rnn
 from labline.models.resnet import resnet
+from labline.models.temporal import tcn
+from labline.models.transformer import transformer
 
-__all__ = ["ARCHITECTURES", "ImageClassifier", "build"]
+__all__ = ["ARCHITECTURES", "SERIES_ARCHITECTURES", "ImageClassifier", "build", "build_series"]
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "resnet": resnet}
+SERIES_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "rnn": rnn,
+    "gru": gru,
+    "lstm": lstm,
+    "transformer": transformer,
+    "tcn": tcn,
+}
+LARGEST_WIDTH = 8  # as for images
 
 
 def build(
@@ -37,22 +48,59 @@ def build(
     gives the same weights. Raises BadInput for an unknown name, a class that cannot be imported or
     constructed, and a network whose answer to a batch of zeros is not N x classes.
     """
-    constructor = _own_class(architecture) if ":" in architecture else ARCHITECTURES.get(architecture)
-    if constructor is None:
-        hint = nearest(architecture, [*ARCHITECTURES, "module:Class"])
-        raise BadInput(f"[model] architecture = {architecture!r} is not a network labline knows; {hint}")
     offered = {"channels": channels, "classes": classes, "image_size": image_size, "width": width, "depth": depth}
-    arguments = _accepted(constructor, architecture, offered, options or {})
+    network = _construct(architecture, ARCHITECTURES, offered, options or {}, seed)
+    _check_answer(network, architecture, (channels, image_size, image_size), classes, "logit", "classes")
+    return network
+
+
+def build_series(
+    architecture: str,
+    features: int,
+    window: int,
+    outputs: int,
+    width: float = 1.0,
+    depth: int = 1,
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """A network for series with fresh weights: standardised float N x window x features to N x outputs.
+
+    `architecture` is `rnn`, `gru`, `lstm`, `transformer`, `tcn` or the user's own `module:Class`; the rest is as in
+    `build`, with features, window and outputs offered to the constructor. `width` multiplies the 32 units of the
+    shipped networks' layers, as it multiplies channels for images, and is at most 8.
+    """
+    if not 0 < width <= LARGEST_WIDTH:
+        raise BadInput(
+            f"[model] width = {width:g} multiplies the units of every layer; expected above 0 and at most "
+            f"{LARGEST_WIDTH}, 1 being 32 units"
+        )
+    offered = {"features": features, "window": window, "outputs": outputs, "width": width, "depth": depth}
+    network = _construct(architecture, SERIES_ARCHITECTURES, offered, options or {}, seed)
+    _check_answer(network, architecture, (window, features), outputs, "value", "outputs")
+    return network
+
+
+def _construct(
+    architecture: str,
+    shipped: dict[str, Callable[..., nn.Module]],
+    offered: dict[str, Any],
+    options: dict[str, Any],
+    seed: int,
+) -> nn.Module:
+    constructor = _own_class(architecture) if ":" in architecture else shipped.get(architecture)
+    if constructor is None:
+        hint = nearest(architecture, [*shipped, "module:Class"])
+        raise BadInput(f"[model] architecture = {architecture!r} is not a network labline knows; {hint}")
+    arguments = _accepted(constructor, architecture, offered, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            network = constructor(**arguments)
+            return constructor(**arguments)
         except BadInput:
             raise
         except Exception as error:
             raise BadInput(f"[model] {architecture}({_spelled(arguments)}) failed: {error}") from error
-    _check_answer(network, architecture, channels, classes, image_size)
-    return network
 
 
 def _own_class(architecture: str) -> Callable[..., nn.Module]:
@@ -86,20 +134,22 @@ def _accepted(
     return {name: value for name, value in offered.items() if takes_any or name in parameters} | options
 
 
-def _check_answer(network: nn.Module, architecture: str, channels: int, classes: int, image_size: int) -> None:
-    zeros_NCHW = torch.zeros(2, channels, image_size, image_size)
+def _check_answer(
+    network: nn.Module, architecture: str, sample: tuple[int, ...], outputs: int, output: str, meaning: str
+) -> None:
+    zeros = torch.zeros(2, *sample)
     was_training = network.training
     try:
         with torch.no_grad():
-            answer = network.eval()(zeros_NCHW)
+            answer = network.eval()(zeros)
     except Exception as error:
-        raise BadInput(f"[model] {architecture} fails on a batch of {tuple(zeros_NCHW.shape)}: {error}") from error
+        raise BadInput(f"[model] {architecture} fails on a batch of {tuple(zeros.shape)}: {error}") from error
     network.train(was_training)
-    if not isinstance(answer, torch.Tensor) or answer.shape != (2, classes):
+    if not isinstance(answer, torch.Tensor) or answer.shape != (2, outputs):
         got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise BadInput(
-            f"[model] {architecture} answers {got} to a batch of {tuple(zeros_NCHW.shape)}; "
-            f"expected one logit for each of the {classes} classes: (2, {classes})"
+            f"[model] {architecture} answers {got} to a batch of {tuple(zeros.shape)}; "
+            f"expected one {output} for each of the {outputs} {meaning}: (2, {outputs})"
         )
 
 

@@ -136,8 +136,8 @@ class Network(Section):
     """The forecaster: a shipped architecture or the user's own `module:Class`, and what it says of the target."""
 
     architecture: str = Field("lstm", description="lstm | gru | rnn | transformer | tcn | module:Class")
-    width: int = Field(32, ge=1, le=4096, description="channels of every layer")
-    depth: int = Field(1, ge=1, le=64, description="layers")
+    width: float = Field(1.0, gt=0, le=8, description="multiplies the channels of every layer")
+    depth: int = Field(1, ge=1, le=8, description="layers")
     head: Head = "gaussian"
     quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99], min_length=1, description="levels of head = quantile, rising"

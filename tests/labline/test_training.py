@@ -24,6 +24,7 @@ from labline.training import (
     fit,
     fit_temperature,
     learning_rate_share,
+    optimize,
     predict_logits,
 )
 from labline.usecase import Augmentation, Training
@@ -194,6 +195,57 @@ def test_early_stopping_keeps_the_best_and_latest_epoch() -> None:
     assert len(fitted.history) == 40 or len(fitted.history) == fitted.best_epoch + 3
     probabilities = torch.from_numpy(predict_logits(fitted.model, stripes(100, 1)[0])).argmax(dim=1).numpy()
     assert (probabilities == stripes(100, 1)[1]).mean() == pytest.approx(fitted.validation_metric, abs=0.02)
+
+
+class Line:
+    """The least that `optimize` takes: a straight line through points, scored by error or by agreement."""
+
+    samples, unit = 64, "points"
+    metrics = {"error": "lower", "agreement": "higher"}  # noqa: RUF012
+
+    def __init__(self, select: str) -> None:
+        self.select = select
+        self.model = nn.Sequential(nn.Linear(1, 1, bias=False))
+        nn.init.zeros_(self.model[0].weight)
+        self.backbone = self.model[0]
+        self.x = torch.linspace(-1, 1, self.samples).unsqueeze(1)
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.randperm(self.samples, generator=generator)
+
+    def batch(self, positions: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[positions], 3 * self.x[positions]
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs - targets).square().mean()
+
+    def validation_batches(self) -> list[torch.Tensor]:
+        return [self.x]
+
+    def validate(self, outputs: torch.Tensor) -> dict[str, float]:
+        error = self.loss(outputs, self.x).item()  # validation wants another slope, which training passes through
+        return {"loss": error, "error": error, "agreement": -error}
+
+    def finish(self) -> None:
+        self.model.eval()
+
+    def identity(self) -> list[bytes]:
+        return [self.x.numpy().tobytes()]
+
+
+def test_the_loop_takes_any_objective_and_knows_which_direction_is_better() -> None:
+    settings = Training(epochs=12, batch_size=16, schedule="constant", learning_rate=0.1, precision="float32")
+    by_error, by_agreement = optimize(Line("error"), settings), optimize(Line("agreement"), settings)
+    errors = by_error.history["validation_error"]
+    assert by_error.best_epoch == by_agreement.best_epoch == errors.idxmin() + 1
+    assert 1 < by_error.best_epoch < 12
+    assert by_error.validation_metric == errors.min() == -by_agreement.validation_metric
+    assert {"validation_agreement", "points_per_second"} < set(by_error.history)
+
+
+def test_an_objective_without_the_selected_metric_is_refused() -> None:
+    with pytest.raises(BadInput, match="select = 'eror' is not measured here; did you mean 'error'"):
+        optimize(Line("eror"), Training(epochs=1))
 
 
 @pytest.mark.parametrize("batch_size", [50, 300])  # with one step an epoch, validation is the first to see it

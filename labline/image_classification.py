@@ -1,0 +1,191 @@
+"""Image classification as the training loop sees it: batches, augmentation, cross entropy, validation, calibration.
+
+Shape legend: N samples, H x W pixels, C channels, K classes, B samples of a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import nn
+
+from labline.augmentation import augment, mix
+from labline.devices import choose_device
+from labline.errors import BadInput
+from labline.evaluation import classification_metrics
+from labline.models.classifier import ImageClassifier
+from labline.models.cnn import fit_whitening
+from labline.usecase import Augmentation, Metric, Training
+
+Samples = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+WHITENING_SAMPLES = 5000  # of airbench, Jordan 2024, arXiv:2404.00498
+
+
+class ImageClassification:
+    """Uint8 N x H x W x C images and int64 class indices, as a `labline.training.Objective`.
+
+    Raises BadInput where samples and network do not fit together.
+    """
+
+    unit = "images"
+    metrics: Mapping[str, Literal["higher", "lower"]] = dict.fromkeys(get_args(Metric), "higher")
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        train: Samples,
+        validation: Samples,
+        settings: Training,
+        augmentation: Augmentation,
+        device: torch.device,
+    ) -> None:
+        self.classes = _check(backbone, train, validation, settings)
+        self.train, self.validation, self.settings, self.augmentation = train, validation, settings, augmentation
+        self.device, self.samples = device, len(train[1])
+        self.select: str = settings.select
+        model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device)
+        self.model = model.to(memory_format=torch.channels_last)
+        self.backbone = model.backbone
+        self.images_NHWC, self.targets_N = _tensor(train[0]), torch.from_numpy(np.ascontiguousarray(train[1]))
+        self.class_weights_K = class_weights(self.targets_N, self.classes)
+        some_NHWC = self.images_NHWC[:: -(-len(self.images_NHWC) // WHITENING_SAMPLES)]  # of all classes, where sorted
+        fit_whitening(backbone, model.normalize(some_NHWC.to(device)))
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """Positions of one epoch: shuffled, or drawn with every class equally likely."""
+        if self.settings.imbalance == "sampler":
+            return balanced_order(self.targets_N, self.class_weights_K, generator)
+        return torch.randperm(self.samples, generator=generator, device=generator.device)
+
+    def batch(self, positions_B: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised, augmented float images B x C x H x W, channels last, with class indices or probabilities."""
+        images_BCHW = self.model.normalize(self.images_NHWC[positions_B].to(self.device))
+        targets = self.targets_N[positions_B].to(self.device)
+        policy, strength = self.augmentation.policy, self.augmentation.strength
+        images_BCHW = augment(images_BCHW, policy, strength, generator)
+        images_BCHW, targets = mix(images_BCHW, targets, self.classes, policy, strength, generator)
+        return images_BCHW.contiguous(memory_format=torch.channels_last), targets
+
+    def loss(self, logits_BK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross entropy in nats, with the declared smoothing and class weights."""
+        return F.cross_entropy(
+            logits_BK,
+            targets,
+            weight=self.class_weights_K.to(self.device) if self.settings.imbalance == "weighted-loss" else None,
+            label_smoothing=self.settings.label_smoothing,
+        )
+
+    def validation_batches(self) -> Iterator[torch.Tensor]:
+        """Raw images of the validation split."""
+        images = self.validation[0]
+        return (_tensor(images[start : start + 1000]) for start in _starts(images, 1000))
+
+    def validate(self, logits_NK: torch.Tensor) -> dict[str, float]:
+        """`loss` and every metric of the validation split."""
+        figures = classification_metrics(logits_NK.double().softmax(dim=1).numpy(), self.validation[1])
+        return {"loss": figures["log_loss"], **{name: figures[name] for name in self.metrics}}
+
+    def finish(self) -> None:
+        """Bring the model to the CPU and calibrate it."""
+        model = self.model.cpu().to(memory_format=torch.contiguous_format).eval()
+        images, targets_N = self.validation
+        model.temperature.fill_(fit_temperature(predict_logits(model, images), targets_N))
+
+    def identity(self) -> Iterator[bytes | memoryview]:
+        """All that decides the result beside settings and network."""
+        yield self.augmentation.model_dump_json().encode()
+        for images, targets in (self.train, self.validation):
+            yield repr(images.shape).encode()
+            yield np.ascontiguousarray(images).data
+            yield np.ascontiguousarray(targets).data
+
+
+def predict_logits(
+    model: ImageClassifier, images: npt.NDArray[np.uint8], batch_size: int = 512, device: str = "cpu"
+) -> npt.NDArray[np.float32]:
+    """Calibrated float32 logits N x K of uint8 N x H x W x C images; the model is left on `device`, evaluating."""
+    target = choose_device(device)
+    model = model.to(target).eval()
+    with torch.inference_mode():
+        batches = [
+            model(_tensor(images[start : start + batch_size]).to(target)) for start in _starts(images, batch_size)
+        ]
+    return torch.cat(batches).cpu().numpy()
+
+
+def fit_temperature(logits_NK: npt.NDArray[np.float32], targets_N: npt.NDArray[np.int64]) -> float:
+    """The temperature that minimises the negative log-likelihood (Guo et al. 2017, arXiv:1706.04599).
+
+    Targets are smoothed by Laplace's rule of succession, in the spirit of Platt 1999 ("Probabilistic outputs
+    for support vector machines", section 2.2), so that a faultless validation split does not ask for
+    infinite confidence. The answer lies within 0.05 and 20.
+    """
+    logits, targets = torch.from_numpy(logits_NK).double(), torch.from_numpy(targets_N)
+    smoothing = logits.shape[1] / (len(logits) + logits.shape[1])
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(logits / math.exp(log_temperature), targets, label_smoothing=smoothing).item()
+
+    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded")
+    return math.exp(found.x)
+
+
+def class_weights(targets_N: torch.Tensor, classes: int) -> torch.Tensor:
+    """Weights inverse to class frequency, 1 for a class of average size (King and Zeng 2001, as in scikit-learn)."""
+    counts_K = torch.bincount(targets_N, minlength=classes).clamp_min(1)
+    return len(targets_N) / (classes * counts_K.float())
+
+
+def balanced_order(targets_N: torch.Tensor, class_weights_K: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """N positions drawn with replacement, every class equally likely."""
+    weights_N = class_weights_K[targets_N].to(generator.device)
+    return torch.multinomial(weights_N, len(targets_N), replacement=True, generator=generator)
+
+
+def _pixel_statistics(images_NHWC: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation per channel, from exact counts of the 256 pixel values."""
+    values = np.arange(256.0)
+    counts_CV = np.stack(
+        [np.bincount(images_NHWC[..., c].ravel(), minlength=256) for c in range(images_NHWC.shape[-1])]
+    )
+    shares_CV = counts_CV / counts_CV.sum(axis=1, keepdims=True)
+    mean_C = shares_CV @ values
+    std_C = np.sqrt(shares_CV @ values**2 - mean_C**2)
+    return torch.from_numpy(mean_C).float(), torch.from_numpy(std_C).float()
+
+
+def _check(backbone: nn.Module, train: Samples, validation: Samples, settings: Training) -> int:
+    """The number of classes the network tells apart; raises BadInput where data and network do not fit."""
+    for name, (images, targets) in (("train", train), ("validation", validation)):
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(targets) or len(images) == 0:
+            raise BadInput(
+                f"the {name} split has images {images.dtype} {images.shape} and {len(targets)} targets; expected "
+                "uint8 N x height x width x channels with N targets and N > 0; look at the split shares in [data]"
+            )
+    _, height, width, channels = train[0].shape
+    with torch.no_grad():
+        network = copy.deepcopy(backbone).cpu().eval()
+        classes = network(torch.zeros(2, channels, height, width)).shape[1]
+    largest = int(max(train[1].max(), validation[1].max()))
+    if largest >= classes:
+        raise BadInput(f"the network tells {classes} classes apart, but the data has class index {largest}; rebuild it")
+    if settings.select == "roc_auc" and len(np.unique(validation[1])) < 2:
+        raise BadInput('[training] select = "roc_auc" needs two classes in the validation split; use accuracy')
+    return int(classes)
+
+
+def _tensor(images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def _starts(images: npt.NDArray[np.uint8], batch_size: int) -> range:
+    return range(0, max(len(images), 1), batch_size)  # no images make one empty batch

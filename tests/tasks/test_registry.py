@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -296,3 +299,40 @@ def test_random_sequences_keep_one_truth(client: MlflowClient, ledger: Ledger, w
     examples = 200 if not without else 50
     machine = type("Machine", (Promotions,), {"client": client, "ledger": ledger, "without": without})
     run_state_machine_as_test(machine, settings=settings(SEQUENCES, max_examples=examples))
+
+
+PROMOTE_FOREVER = """
+import itertools, sys
+from mlflow import MlflowClient
+from labline.ledger import Ledger
+from labline.standing import promoted
+from tasks.registry import Registry
+name, mlflow, ledger = sys.argv[1:]
+registry = Registry(name, MlflowClient(mlflow, mlflow), Ledger(ledger))
+for version in itertools.cycle("123"):
+    registry.reconcile()
+    registry.move("promotion", version, promoted(registry.standing(), version, "Production"), "next")
+    print(version, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.013, 0.029])
+def test_a_process_killed_between_two_writes_leaves_one_truth(
+    client: MlflowClient, ledger: Ledger, registry: Registry, after: float
+) -> None:
+    """kill -9, for real, at some moment of an endless series of promotions."""
+    command = [sys.executable, "-W", "ignore", "-c", PROMOTE_FOREVER, registry.usecase, client.tracking_uri]
+    process = subprocess.Popen([*command, ledger.address], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    done = [process.stdout.readline().strip() for _ in range(3)]
+    time.sleep(after)
+    process.kill()
+    done += process.stdout.read().split()
+    process.wait()
+    registry.reconcile()
+    stages, aliases = seen(registry)
+    assert list(stages.values()).count("Production") == 1
+    assert stages[aliases["production"]] == "Production"
+    kinds = [entry.kind for entry in ledger.entries(registry.usecase)]
+    assert kinds.count("done") == kinds.count("intent") >= len(done)
+    assert not registry.disagreements()

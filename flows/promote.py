@@ -53,8 +53,13 @@ def _handed_over(usecase: str, options: dict[str, Any]) -> dict[str, Any]:
     from prefect.deployments import run_deployment
     from prefect.exceptions import ObjectNotFound
 
+    from tasks.choosing import choose
+    from tasks.registry import open_registry, person
+
+    choose(open_registry(usecase), options["version"], options["to"])  # what cannot be had is said here and now
+    parameters = {"usecase": usecase, **options, "who": options["who"] or person()}
     try:
-        run: Any = run_deployment(DEPLOYMENT, parameters={"usecase": usecase, **options}, timeout=0)
+        run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0)
     except ObjectNotFound:
         raise BadInput(
             f"there is no deployment {DEPLOYMENT} on {api}: "

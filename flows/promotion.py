@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from tasks.environment import load_environment
@@ -9,6 +11,7 @@ from tasks.environment import load_environment
 load_environment()
 
 from prefect import flow, task  # noqa: E402  (Prefect reads its settings when it is imported)
+from pydantic import PositiveFloat  # noqa: E402
 
 from labline.errors import RefusedByGate  # noqa: E402
 from labline.references import GateTable  # noqa: E402
@@ -21,8 +24,17 @@ from tasks.moving import promote, write_down  # noqa: E402
 from tasks.observer import observer  # noqa: E402
 from tasks.registry import open_registry  # noqa: E402
 
+# A resumed run starts again from the top, maybe on another worker: what was done is found where all of them look.
+RESULTS = Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"])
 
-@flow(name="promotion", flow_run_name="promotion-{usecase}", persist_result=True)
+
+@flow(
+    name="promotion",
+    flow_run_name="promotion-{usecase}",
+    persist_result=True,
+    result_storage=RESULTS,
+    result_serializer="json",
+)
 def promotion(
     usecase: str,
     version: str | None = None,
@@ -32,7 +44,7 @@ def promotion(
     force: bool = False,
     dry_run: bool = False,
     wait_for_approval: bool = False,
-    approval_hours: float = 24,
+    approval_hours: PositiveFloat = 24,
 ) -> dict[str, Any]:
     """Judge a version and move it to a stage.
 
@@ -44,7 +56,6 @@ def promotion(
     registry = open_registry(usecase)
     choice = choose_version(usecase, version, to)
     table = judge_gates(usecase, choice)
-    show_gates(registry, table)
     observer.get().judged(table)
     summary = {"usecase": usecase, **table.model_dump(), "moved": False}
     if dry_run:
@@ -53,8 +64,7 @@ def promotion(
         announce(usecase, "refused", write_down(registry, "refused", table, reason or "its gates", who))
         raise RefusedByGate(refusal(usecase, table))
     if wait_for_approval:
-        answer = ask(registry, table, reason, approval_hours)
-        reason, who = answer.reason or reason, answer.who or who
+        reason, who = ask(registry, table, reason, who, approval_hours)
     moved = promote(registry, table, reason, who, forced=not table.passed)
     announce(usecase, "promoted", moved)
     return summary | {"moved": True, "previous": moved.after.previous, "who": moved.who, "why": moved.why}
@@ -68,5 +78,8 @@ def choose_version(usecase: str, version: str | None, to: str | None) -> Choice:
 
 @task(name="judge", task_run_name="judge")
 def judge_gates(usecase: str, choice: Choice) -> GateTable:
-    """Every gate of the stage, measured here; remembered when the run is resumed."""
-    return judge_version(open_registry(usecase), choice.version, choice.stage, choice.champion)
+    """Every gate of the stage, measured here and shown; remembered when the run is resumed."""
+    registry = open_registry(usecase)
+    table = judge_version(registry, choice.version, choice.stage, choice.champion)
+    show_gates(registry, table)
+    return table

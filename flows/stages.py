@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from labline.ledger import Entry
     from tasks.version import Version
 
+UNMOVING = ("refused", "asked", "approved", "rejected")  # kinds of entries that say why nothing was moved
+
 
 def roll_back(usecase: str, reason: str, who: str | None, force: bool, json: bool) -> None:
     """Restore the Production before, and say so."""
@@ -32,7 +34,7 @@ def archive(usecase: str, version: str, reason: str, who: str | None, json: bool
 
 def show_history(usecase: str, at: str | None, json: bool) -> None:
     """Print who was in which stage from when to when, or at one moment."""
-    from labline.ledger import standing, tenures
+    from labline.ledger import outcome, standing, tenures
 
     registry = _registered(usecase)
     mended = look(registry)
@@ -42,7 +44,7 @@ def show_history(usecase: str, at: str | None, json: bool) -> None:
         tenure for tenure in tenures(entries) if moment is None or tenure.start <= moment < (tenure.end or float("inf"))
     ]
     rows = [vars(tenure) | {"start": _date(tenure.start), "end": _date(tenure.end)} for tenure in found]
-    questions = [_question(entry) for entry in entries if entry.kind in ("refused", "asked", "rejected")]
+    questions = [_question(entry, outcome(entry, entries)) for entry in entries if entry.kind in UNMOVING]
     shown = standing(entries, moment)
     summary = {
         "usecase": usecase,
@@ -139,7 +141,7 @@ def _history_table(summary: dict[str, Any]) -> RenderableType:
         table.add_row(row["version"], row["stage"], _minute(row["start"]), _minute(row["end"]) or "now", moved)
     parts: list[RenderableType] = [table]
     if summary["unmoved"]:
-        asked = Table("when", "version", "", "until", "who", "why", title="refused, asked and rejected")
+        asked = Table("when", "version", "", "until", "who", "why", title="refused, asked and answered")
         for row in summary["unmoved"]:
             asked.add_row(row["at"], row["version"], row["outcome"], row["deadline"] or "", row["who"], row["why"])
         parts.append(asked)
@@ -192,11 +194,11 @@ def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _question(entry: Entry) -> dict[str, Any]:
+def _question(entry: Entry, outcome: str) -> dict[str, Any]:
     return {
         "at": _date(entry.at),
         "version": entry.version,
-        "outcome": entry.kind,
+        "outcome": outcome,
         "deadline": _date(entry.deadline),
         "who": entry.who,
         "why": entry.why,

@@ -19,7 +19,7 @@ from sqlalchemy import DDL, Column, Engine, Integer, MetaData, String, Table, Te
 
 from labline.standing import Stage, Standing
 
-Kind = Literal["intent", "done", "abandoned", "observed", "refused", "asked", "rejected"]
+Kind = Literal["intent", "done", "abandoned", "observed", "refused", "asked", "approved", "rejected"]
 SETTLED: tuple[Kind, ...] = ("done", "observed")
 
 _metadata = MetaData()
@@ -45,7 +45,7 @@ class Entry:
 
     `kind`: an `intent` and the `done` after it share `move` (`abandoned` where it was overtaken by hand); `observed`
     is what somebody did by hand in MLflow, of one version or several; `refused` by the gates, `asked` for approval
-    (until `deadline`) and `rejected` by a person change nothing.
+    (until `deadline`), `approved` and `rejected` by a person change nothing.
     `evidence` is the sha256 of the gates' table; `at` and `deadline` are seconds since 1970.
     """
 
@@ -136,6 +136,14 @@ def unfinished(entries: Sequence[Entry]) -> Entry | None:
     done = {entry.move for entry in entries if entry.kind in ("done", "abandoned")}
     intents = [entry for entry in entries if entry.kind == "intent"]
     return intents[-1] if intents and intents[-1].move not in done else None
+
+
+def outcome(entry: Entry, entries: Iterable[Entry]) -> str:
+    """What came of an entry that moved nothing: its kind, or "timed out" for a question that nobody answered."""
+    if entry.kind != "asked" or entry.deadline is None or entry.deadline > now():
+        return entry.kind
+    answers = [each for each in entries if each.kind in ("approved", "rejected") and each.at >= entry.at]
+    return "asked" if any(answer.evidence == entry.evidence for answer in answers) else "timed out"
 
 
 def tenures(entries: Iterable[Entry]) -> list[Tenure]:

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 
 
-def test_every_use_case_deploys(servers: dict[str, str]) -> None:
+def test_every_use_case_and_promotion_deploys(servers: dict[str, str]) -> None:
     prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
     environment = os.environ | {"LABLINE_PROJECT": str(Path.cwd())}
     subprocess.run(
@@ -23,10 +23,11 @@ def test_every_use_case_deploys(servers: dict[str, str]) -> None:
     with get_client(sync_client=True) as client:
         deployed = {deployment.name: deployment for deployment in client.read_deployments()}
     for name in [path.stem for path in Path("usecases").glob("*.toml")]:
-        deployment = deployed[name]
-        assert deployment.entrypoint == "flows/training.py:training"
-        assert deployment.parameters == {"usecase": name}
-        # A second run of the same use case waits for the first one.
+        assert deployed[name].entrypoint == "flows/training.py:training"
+        assert deployed[name].parameters == {"usecase": name}
+    assert deployed["promotion"].entrypoint == "flows/promotion.py:promotion"
+    for deployment in deployed.values():
+        # A second run waits for the first one.
         assert deployment.global_concurrency_limit and deployment.global_concurrency_limit.limit == 1
         assert deployment.concurrency_options
         assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE

@@ -63,12 +63,13 @@ class Standing:
 class Seen:
     """What a registry shows: the stage of every version that exists (None where it has no stages), and its aliases.
 
-    `updated` is when each version was last changed, in milliseconds since 1970.
+    `registered` and `updated` are when each version was made and last changed, in milliseconds since 1970.
     """
 
     stages: Mapping[str, Stage]
     aliases: Mapping[str, str]
     updated: Mapping[str, int] = field(default_factory=dict)
+    registered: Mapping[str, int] = field(default_factory=dict)
     has_stages: bool = True
 
 

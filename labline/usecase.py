@@ -20,6 +20,9 @@ ImageTransform = Literal[
 ]
 
 
+NAME = r"^[a-z][a-z0-9-]*$"  # of a use case: it becomes part of file names, addresses and MLflow's filters
+
+
 class Section(BaseModel):
     """A part of the declaration: strict keys, never changed after loading."""
 
@@ -194,7 +197,7 @@ class Promotion(Section):
 class UseCase(Section):
     """What every application declares, whatever it learns from."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    name: str = Field(pattern=NAME)
     title: str
     expectations: Expectations = Expectations()
     compression: Compression = Compression()

@@ -6,6 +6,7 @@ version, stage, who and why as payload (docs/promotion.md).
 
 from __future__ import annotations
 
+import logging
 import os
 
 from labline.ledger import Entry
@@ -17,6 +18,7 @@ def announce(usecase: str, happened: str, entry: Entry) -> None:
         return
     from prefect.events import emit_event
 
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # tells the console that an event is on its way
     emit_event(
         event=f"labline.version.{happened}",
         resource={"prefect.resource.id": f"labline.model.{usecase}", "prefect.resource.name": usecase},

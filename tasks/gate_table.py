@@ -30,7 +30,8 @@ def as_markdown(table: GateTable) -> str:
     """The table for a person."""
     against = f", against version {table.champion} in Production" if table.champion else ""
     outcome = "passed" if table.passed else "refused"
-    shown = pd.DataFrame([judgement.model_dump() for judgement in table.judgements])
+    columns = ["passed", "gate", "figure", "limit", "note"]  # a narrow page cuts off what comes last
+    shown = pd.DataFrame([judgement.model_dump() for judgement in table.judgements])[columns]
     return f"Version {table.version} for {table.stage}{against}: **{outcome}**\n\n{markdown_table(shown)}"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 from labline.errors import BadInput, nearest
 from labline.ledger import Entry, Ledger, now, standing, unfinished
 from labline.standing import ALIASES, Seen, Stage, Standing, differences, obeyed
+from labline.usecase import NAME
 from tasks.environment import load_environment, storage_root
 from tasks.observer import observer
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 BY_HAND = "by hand"
+SOMEBODY = "somebody in MLflow"  # it does not say who
 STAGE_TAG = "labline.stage"  # MLflow's newer pages show tags and aliases, but no stages
 
 
@@ -50,7 +53,7 @@ class Registry:
 
         The caller holds `alone`.
         """
-        entries = self.ledger.entries(self.usecase)
+        entries = self._entries_of_this_model()
         pending = unfinished(entries)
         if pending is None:
             return self._obey(standing(entries))
@@ -104,6 +107,20 @@ class Registry:
             raise BadInput(f"{self.usecase} has no version {number}; {hint}")
         return versions[number]
 
+    def _entries_of_this_model(self) -> list[Entry]:
+        """The ledger's entries; where the model was deleted and registered anew since, it stands nowhere again."""
+        entries = self.ledger.entries(self.usecase)
+        if entries and self.versions():
+            born = int(self.client.get_registered_model(self.usecase).creation_timestamp or 0) / 1000
+            if entries[-1].at < born:
+                why = "the model was deleted and registered anew"
+                before = standing(entries)
+                names = ", ".join(sorted(before.named, key=int))
+                anew = Entry("observed", uuid4().hex, BY_HAND, names, born, SOMEBODY, why, before, Standing())
+                self.ledger.append(self.usecase, anew)
+                return [anew]
+        return entries
+
     def _obey(self, expected: Standing) -> list[str]:
         seen = self._seen()
         wanted = obeyed(expected, seen)
@@ -118,13 +135,13 @@ class Registry:
         known = sorted(wanted.named | expected.named, key=int)
         moved = [version for version in known if wanted.stage_of(version) != expected.stage_of(version)]
         entries = self.ledger.entries(self.usecase)
-        last = entries[-1].at if entries else 0.0
+        last = max([entry.at for entry in entries[-1:]] + [seen.registered.get(version, 0) / 1000 for version in moved])
         # MLflow dates a change of stage, but not one of an alias: where it says nothing new, it is dated now.
         changed = max((seen.updated.get(version, 0) / 1000 for version in moved), default=0.0)
         why = "seen in MLflow: " + "; ".join(differences(expected, seen))
         at = changed if changed > last else now()
         names = ", ".join(moved)
-        return Entry("observed", uuid4().hex, BY_HAND, names, at, "somebody in MLflow", why, expected, wanted)
+        return Entry("observed", uuid4().hex, BY_HAND, names, at, SOMEBODY, why, expected, wanted)
 
     def _show(self, wanted: Standing) -> None:
         """Tags, then stages, then aliases; only what differs is written."""
@@ -166,6 +183,7 @@ class Registry:
         return Seen(
             stages={str(version.version): _stage(version) for version in versions},
             aliases=self._aliases() if versions else {},
+            registered={str(version.version): int(version.creation_timestamp or 0) for version in versions},
             updated={str(version.version): int(version.last_updated_timestamp or 0) for version in versions},
             has_stages=hasattr(self.client, "transition_model_version_stage"),
         )
@@ -176,7 +194,9 @@ class Registry:
 
 
 def open_registry(usecase: str, client: MlflowClient | None = None) -> Registry:
-    """The registry of a use case on the servers and files that `mlflow.env` names."""
+    """The registry of a use case on the servers and files that `mlflow.env` names; raises BadInput for no name."""
+    if not re.fullmatch(NAME, usecase):
+        raise BadInput(f"{usecase!r} is no name of a use case: expected lowercase letters, digits and dashes")
     load_environment()
     if client is None:
         from mlflow import MlflowClient

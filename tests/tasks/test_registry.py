@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from labline.errors import BadInput
 from labline.ledger import Ledger, standing, tenures, unfinished
 from labline.standing import Standing, archived, promoted, rolled_back
-from tasks.registry import Registry, alone, look
+from tasks.registry import Registry, alone, look, open_registry
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -172,6 +172,23 @@ def test_the_day_mlflow_has_no_stages(registry: Registry) -> None:
 def test_a_version_that_does_not_exist_is_named(registry: Registry) -> None:
     with pytest.raises(BadInput, match="no version 7; valid names: 1, 2, 3"):
         registry.version("7")
+
+
+def test_a_model_that_was_deleted_and_registered_anew_stands_nowhere(registry: Registry) -> None:
+    promote(registry, "1")
+    promote(registry, "2")
+    registry.client.delete_registered_model(registry.usecase)
+    register(registry.client, registry.usecase, versions=1)
+    registry.client.set_registered_model_alias(registry.usecase, "production", "1")
+    registry.reconcile()
+    assert seen(registry) == ({"1": "Production"}, {"production": "1"})
+    assert registry.standing().earlier == ()
+    assert "registered anew" in registry.ledger.entries(registry.usecase)[-2].why
+
+
+def test_what_is_no_name_is_refused() -> None:
+    with pytest.raises(BadInput, match="is no name of a use case"):
+        open_registry("../steel' OR 1=1")
 
 
 def test_two_promotions_at_once_take_turns(registry: Registry) -> None:

@@ -203,7 +203,16 @@ class SeriesForecasting:
 
 
 def forecast_metrics(outputs: torch.Tensor, targets_N: torch.Tensor, forecast: ForecastSettings) -> dict[str, float]:
-    """The metrics of a regression head's forecasts, N x outputs on the CPU, and their targets, N.
+    """The metrics of a regression head's forecasts: the mean of each of `forecast_losses`."""
+    return {name: float(loss.mean()) for name, loss in forecast_losses(outputs, targets_N, forecast).items()}
+
+
+def forecast_losses(
+    outputs: torch.Tensor, targets_N: torch.Tensor, forecast: ForecastSettings
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The losses of a regression head's forecasts, N x outputs on the CPU, with their targets, N.
+
+    N of each, of pinball N x Q.
 
     For realized volatility, whose targets are logarithms: `qlike` (Patton 2011) of the implied variance, and `mse`
     of its logarithm; for other targets `mse` of the forecast mean. `pinball` is the mean over the levels in the
@@ -224,7 +233,7 @@ def forecast_metrics(outputs: torch.Tensor, targets_N: torch.Tensor, forecast: F
         quantiles_NQ = mean_N[:, None] + deviation_N[:, None] * norm.ppf(levels)
         figures["pinball"] = pinball(observed_N, quantiles_NQ, levels)
         figures["log_score"] = -norm.logpdf(observed_N, mean_N, deviation_N)
-    return {name: float(figure.mean()) for name, figure in figures.items()}
+    return figures
 
 
 def _chunks(windows: WindowSource, size: int = CHUNK) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

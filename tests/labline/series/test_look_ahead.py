@@ -17,10 +17,23 @@ from labline.series.declaration import SeriesCleaning
 from tests.labline.series.market import FEATURES, make_prices, prepare, settings_for
 
 DAYS = 160
-BEFORE = make_prices(DAYS, ("a", "b"))
-BEFORE.loc[[20, 21, 90, 200], "close"] = np.nan  # so that every policy has something to do before the change too
-BEFORE.loc[60, "close"] *= 30
-BEFORE = pd.concat([BEFORE, BEFORE.iloc[[50, 230]].assign(volume=1.0)], ignore_index=True)
+
+
+def faulty_prices() -> pd.DataFrame:
+    """Two entities with gaps, outliers and duplicates everywhere: whatever the moment, a policy is at work at it."""
+    prices = make_prices(DAYS, ("a", "b"))
+    generator = np.random.default_rng(1)
+    for column in ("close", "volume"):
+        prices[column] *= np.where(generator.random(len(prices)) < 0.05, 1.2, 1)
+        prices.loc[generator.random(len(prices)) < 0.04, column] = np.nan
+    copies = prices.sample(10, random_state=0)
+    return pd.concat([prices, copies.assign(volume=copies["volume"] + 1)], ignore_index=True)
+
+
+BEFORE = faulty_prices()
+FAULTY = BEFORE[["close", "volume"]].isna().any(axis=1) | BEFORE["close"].pct_change(fill_method=None).gt(0.1)
+# Half of the moments are those at which a policy decides.
+moments = st.sampled_from(sorted(set(BEFORE["date"][FAULTY]))[4:]) | st.sampled_from(sorted(set(BEFORE["date"]))[40:-1])
 PRICES = ["open", "high", "low", "close", "volume"]
 
 policies = st.fixed_dictionaries(
@@ -28,10 +41,12 @@ policies = st.fixed_dictionaries(
         "gaps": st.sampled_from(["keep", "drop", "forward-fill"]),
         "outliers": st.sampled_from(["keep", "quarantine", "clip"]),
         "duplicates": st.sampled_from(["first", "last", "quarantine"]),
-        "longest_gap": st.integers(1, 7),
-        "outlier_window": st.just(10),
+        "longest_gap": st.integers(3, 7),
+        "outlier_window": st.just(5),
     }
 )
+# Half of the changes are near the moment, where a look ahead by a row or two would show.
+places = st.integers(0, 8) | st.integers(0, 400)
 # What a value is multiplied by: small and large changes, a change of sign, zero, nothing left.
 factors = st.sampled_from([1.0, 1.01, 0.5, 1000.0, -1.0, 0.0, np.nan])
 
@@ -41,9 +56,12 @@ def chain(prices: pd.DataFrame, cleaning: SeriesCleaning, folder: Path, name: st
     return prepare(settings_for(folder / f"{name}.parquet", max_rejected=1.0), folder / name, cleaning=cleaning)
 
 
-def changed_after(moment: pd.Timestamp, changes: list[tuple[int, str, float]]) -> pd.DataFrame:
+def changed_after(moment: pd.Timestamp, level: float, changes: list[tuple[int, str, float]]) -> pd.DataFrame:
+    """All later values multiplied by a level, some by factors of their own."""
     after = BEFORE.copy()
-    later = np.flatnonzero(after["date"] > moment)
+    after.loc[after["date"] > moment, PRICES] *= level
+    later = after.index[after["date"] > moment]
+    later = after["date"][later].sort_values(kind="stable").index  # the first places are the next rows of both
     for place, column, factor in changes:
         after.loc[later[place % len(later)], column] *= factor
     return after
@@ -69,20 +87,21 @@ def decisions(dataset: SeriesDataset, moment: pd.Timestamp) -> pd.DataFrame:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.integers(40, DAYS - 2),
-    st.lists(st.tuples(st.integers(0, 400), st.sampled_from(PRICES), factors), min_size=1, max_size=20),
+    moments,
+    st.sampled_from([1.0, 1.5, 0.5]),
+    st.lists(st.tuples(places, st.sampled_from(PRICES), factors), min_size=1, max_size=30),
     policies,
 )
 def test_no_value_after_a_moment_changes_what_was_known_at_it(
-    day: int, changes: list[tuple[int, str, float]], policy: dict[str, Any]
+    naive: pd.Timestamp, level: float, changes: list[tuple[int, str, float]], policy: dict[str, Any]
 ) -> None:
-    cleaning = SeriesCleaning.model_validate(policy)
-    naive = BEFORE["date"].iloc[day]
+    limit = 1.0 if policy["outliers"] == "clip" else 5.0  # so that many rows are clipped, but enough stay
+    cleaning = SeriesCleaning.model_validate(policy | {"outlier_limit": limit})
     moment = naive.tz_localize("UTC")
     with tempfile.TemporaryDirectory() as folder:
         try:
             one = chain(BEFORE, cleaning, Path(folder), "one")
-            other = chain(changed_after(naive, changes), cleaning, Path(folder), "other")
+            other = chain(changed_after(naive, level, changes), cleaning, Path(folder), "other")
         except BadInput:
             assume(False)
         pd.testing.assert_frame_equal(known(one, moment), known(other, moment), check_exact=True)
@@ -121,7 +140,7 @@ def test_the_property_can_fail() -> None:
     with tempfile.TemporaryDirectory() as folder:
         moment = BEFORE["date"].iloc[100]
         after = BEFORE.copy()
-        after.loc[100, "close"] *= 1.01
+        after.loc[100, "low"] *= 0.99
         one = chain(BEFORE, SeriesCleaning(), Path(folder), "one")
         other = chain(after, SeriesCleaning(), Path(folder), "other")
         before, now = (known(dataset, moment.tz_localize("UTC")) for dataset in (one, other))

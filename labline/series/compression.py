@@ -1,0 +1,68 @@
+"""Smaller forecasters: which are tried, what each costs, and the one that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from labline.compression.search import FLOAT32, Search, Tried, attempt, choose, measured
+from labline.evaluation import classification_metrics
+from labline.export.onnx_runtime import session
+from labline.series.declaration import Features
+from labline.series.export import export_forecaster, onnx_forecasts, quantize_weights
+from labline.series.forecaster import Forecaster
+from labline.series.forecasting import ForecastSettings, WindowSource, forecast_metrics
+from labline.usecase import Compression
+
+MEASURED_WINDOWS = 64
+
+
+def search_forecasters(
+    model: Forecaster,
+    settings: Compression,
+    features: Features,
+    validation: WindowSource,
+    forecast: ForecastSettings,
+    directory: Path,
+    seconds: float = 1.5,
+) -> Search:
+    """Export the model and its INT8 version to `directory`, measure both, choose as images do.
+
+    The metric is the one that selects, on validation, through ONNX Runtime. `settings.max_metric_drop` bounds what it
+    may lose: absolutely where more is better, and relative to fp32 where it is a loss, which has no natural scale.
+    """
+    name = forecast.select or next(iter(forecast.metrics))
+    is_loss = forecast.metrics[name] == "lower"
+
+    def judged(path: Path) -> Mapping[str, float]:
+        return {name: validation_metrics(onnx_forecasts(session(path), validation), validation, forecast)[name]}
+
+    float32 = export_forecaster(model, directory / f"{FLOAT32}.onnx", features.window, len(features.inputs))
+    candidates = [Tried(FLOAT32, float32, judged(float32))]
+    if "int8-dynamic" in settings.passes:
+        candidates.append(attempt("int8-dynamic", directory, partial(quantize_weights, float32), judged))
+    samples, _ = validation.batch(np.arange(min(MEASURED_WINDOWS, len(validation))))
+    lost = relative_rise if is_loss else float.__sub__
+    return choose(measured(candidates, samples, settings.max_metric_drop, seconds, lost), settings, "windows")
+
+
+def relative_rise(float32: float, value: float) -> float:
+    """By which share of its size a loss rose."""
+    return (value - float32) / max(abs(float32), 1e-12)
+
+
+def validation_metrics(
+    outputs: np.ndarray[tuple[int, ...], np.dtype[np.float32]], windows: WindowSource, forecast: ForecastSettings
+) -> dict[str, float]:
+    """Every metric of the head, of forecasts N x outputs of all `windows`."""
+    _, targets_N = windows.batch(np.arange(len(windows)))
+    answers = torch.from_numpy(outputs)
+    if forecast.head == "classes":
+        probabilities_NK = answers.double().softmax(dim=1).numpy()
+        figures = classification_metrics(probabilities_NK, targets_N.astype(np.int64))
+        return figures | {"log_score": figures["log_loss"]}
+    return forecast_metrics(answers, torch.from_numpy(targets_N), forecast)

@@ -11,11 +11,18 @@ load_environment()
 from prefect import flow  # noqa: E402  (Prefect reads its settings when it is imported)
 
 from flows.summary import stage_rows  # noqa: E402
-from labline.declaration import load_image_usecase, own_modules  # noqa: E402
+from labline.declaration import load_usecase, own_modules  # noqa: E402
 from labline.models.weights import build_declared  # noqa: E402
+from labline.references import DatasetRef  # noqa: E402
+from labline.series.usecase import SeriesUseCase  # noqa: E402
+from labline.series.weights import build_forecaster_network  # noqa: E402
+from labline.usecase import ImageUseCase, UseCase  # noqa: E402
 from tasks.augment import augment  # noqa: E402
 from tasks.ingest import ingest  # noqa: E402
 from tasks.recording import recording  # noqa: E402
+from tasks.series.clean import clean as clean_series  # noqa: E402
+from tasks.series.ingest import ingest as ingest_series  # noqa: E402
+from tasks.series.validate import validate as validate_series  # noqa: E402
 from tasks.turn import turn  # noqa: E402
 from tasks.validate import validate  # noqa: E402
 
@@ -27,15 +34,27 @@ def checking(usecase: str = "surface", data: str | None = None, assignments: lis
     Returns what `labline check --json` prints. Raises BadInput where something cannot be used.
     """
     own_modules(usecase)
-    declaration = load_image_usecase(usecase, USECASES, assignments or (), data)
+    declaration = load_usecase(usecase, USECASES, assignments or (), data)
     with turn(declaration.name, storage_root()), recording(declaration) as record:
-        ingested = ingest(declaration)
-        validated = validate(declaration, ingested)
-        augment(declaration, validated)
-        build_declared(declaration, validated.classes)
+        looked_at = _series(declaration) if isinstance(declaration, SeriesUseCase) else _images(declaration)
         return {
             "usecase": declaration.name,
-            "samples": validated.samples,
-            "quarantined": validated.quarantined,
+            "samples": looked_at.samples,
+            "quarantined": looked_at.quarantined,
             "stages": stage_rows(record.stages),
         }
+
+
+def _images(declaration: UseCase) -> DatasetRef:
+    assert isinstance(declaration, ImageUseCase)
+    validated = validate(declaration, ingest(declaration))
+    augment(declaration, validated)
+    build_declared(declaration, validated.classes)
+    return validated
+
+
+def _series(declaration: SeriesUseCase) -> DatasetRef:
+    """Cleaned as well: only then are features, targets and windows known to be there."""
+    cleaned = clean_series(declaration, validate_series(declaration, ingest_series(declaration)))
+    build_forecaster_network(declaration)
+    return cleaned

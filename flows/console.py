@@ -97,21 +97,54 @@ def stage_table(stages: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def candidate_table(candidates: Sequence[dict[str, Any]], chosen: str) -> Table:
-    """Every compressed candidate with its figures; the chosen one is marked."""
-    table = Table(title="compression candidates (metric on validation, latency at batch 1, throughput at batch 64)")
-    for heading in ("candidate", "metric", "KiB", "p50 ms", "p99 ms", "images/s"):
-        table.add_column(heading, justify="left" if heading == "candidate" else "right")
+def candidate_table(candidates: Sequence[dict[str, Any]], unit: str = "images") -> Table:
+    """Every compressed candidate with its figures; the chosen one of each format is marked."""
+    table = Table(
+        title="compression candidates (metric on validation, latency at batch 1, throughput at batch 64)",
+        caption="tflite files take one sample at a time: their throughput is that of batch 1"
+        if any(candidate["format"] == "tflite" for candidate in candidates)
+        else None,
+    )
+    for heading in ("candidate", "format", "metric", "KiB", "p50 ms", "p99 ms", f"{unit}/s"):
+        table.add_column(heading, justify="left" if heading in ("candidate", "format") else "right")
     for candidate in candidates:
         table.add_row(
-            f"→ {candidate['name']}" if candidate["name"] == chosen else f"  {candidate['name']}",
+            f"{'→' if candidate['chosen'] else ' '} {candidate['name']}",
+            candidate["format"],
             f"{candidate['metric']:.4f}",
             f"{candidate['bytes'] / 1024:.0f}",
             f"{candidate['latency_ms_p50']:.3f}",
             f"{candidate['latency_ms_p99']:.3f}",
             f"{candidate['throughput']:.0f}",
-            style="bold" if candidate["name"] == chosen else "",
+            style="bold" if candidate["chosen"] else "",
         )
+    return table
+
+
+RIVAL_COLUMNS = {
+    "model": ("model", "s"),
+    "qlike": ("QLIKE", ".4f"),
+    "mse_log_variance": ("MSE log", ".3f"),
+    "diebold_mariano": ("DM", ".2f"),
+    "diebold_mariano_p": ("DM p", ".2g"),
+    "violations": ("violations", "d"),
+    "kupiec_p": ("Kupiec p", ".2g"),
+    "christoffersen_p": ("Christ. p", ".2g"),
+}
+
+
+def rival_table(rivals: Sequence[dict[str, Any]]) -> Table:
+    """The network beside its baselines on the same test days, by QLIKE and by one-day value at risk."""
+    days, expected = rivals[0]["days"], rivals[0]["expected_violations"]
+    table = Table(
+        title=f"forecasts of {days:,} test days",
+        caption=f"DM (Diebold–Mariano) above 0: the network's QLIKE is lower; {expected:.1f} violations expected",
+    )
+    for heading, _ in RIVAL_COLUMNS.values():
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for row in rivals:
+        shown = ((row[name], style) for name, (_, style) in RIVAL_COLUMNS.items())
+        table.add_row(*("–" if value is None else format(value, style) for value, style in shown))
     return table
 
 

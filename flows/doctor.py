@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from labline.errors import LablineError
+from labline.export.tflite_runtime import MODULES
 from tasks.environment import PROJECT, USECASES, load_environment
 
 STACK = ("prefect", "mlflow", "torch", "torchvision", "onnx", "onnxruntime", "pandas", "great-expectations")
@@ -72,6 +74,10 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, True, version(name))
         except PackageNotFoundError:
             yield Finding(name, False, "not installed", "make setup")
+    missing = [name for name in MODULES if find_spec(name) is None]
+    yield Finding(
+        "tflite export", True, f"without {', '.join(missing)}: make setup adds it" if missing else "installed"
+    )
 
 
 def _storage() -> Iterator[Finding]:

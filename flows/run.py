@@ -10,15 +10,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from labline.series.usecase import SeriesUseCase
+from labline.usecase import UseCase
 from tasks.environment import USECASES, load_environment
 
 
 def run_training(usecase: str, data: str | None, assignments: list[str], fresh: bool, reason: str, json: bool) -> None:
-    """Run the training flow, show its progress, and close with the tables and where to look."""
-    with _prepared(usecase, data, assignments):
-        from flows.training import training
+    """Run the flow of the use case's modality, show its progress, and close with the tables and where to look."""
+    with _prepared(usecase, data, assignments) as declaration:
+        if isinstance(declaration, SeriesUseCase):
+            from flows.forecasting import forecasting as flow
+        else:
+            from flows.training import training as flow
 
-    summary = watched(lambda: training(usecase, data, assignments, fresh, reason))
+    summary = watched(lambda: flow(usecase, data, assignments, fresh, reason))
     _close(summary, json)
 
 
@@ -31,14 +36,14 @@ def run_checking(usecase: str, data: str | None, assignments: list[str], json: b
 
 
 @contextlib.contextmanager
-def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterator[None]:
+def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterator[UseCase]:
     """Refuse a bad declaration before anything slow."""
     from labline.declaration import load_usecase
 
     load_environment()
-    load_usecase(usecase, USECASES, assignments, data)
+    declaration = load_usecase(usecase, USECASES, assignments, data)
     with embedded_server():
-        yield
+        yield declaration
 
 
 @contextlib.contextmanager
@@ -89,13 +94,19 @@ def watched(flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _close(summary: dict[str, Any], json: bool) -> None:
     from rich.console import Console
 
-    from flows.console import candidate_table, print_json_line, stage_table
+    from flows.console import candidate_table, print_json_line, rival_table, stage_table
 
     console = Console(stderr=json, highlight=False)
     console.print(stage_table(summary["stages"]))
     if summary.get("candidates"):
-        console.print(candidate_table(summary["candidates"], summary["chosen"]))
+        console.print(candidate_table(summary["candidates"], summary["unit"]))
         console.print(summary["reason"])
+    if summary.get("tflite_reason"):
+        console.print(f"tflite: {summary['tflite_reason']}")
+    if summary.get("rivals"):
+        console.print(rival_table(summary["rivals"]))
+    if summary.get("verdict"):
+        console.print(summary["verdict"])
     for line in summary.get("links", []):
         console.print(line, soft_wrap=True)
     if json:

@@ -21,6 +21,7 @@ from tasks.gate import gate  # noqa: E402
 from tasks.ingest import ingest  # noqa: E402
 from tasks.recording import recording  # noqa: E402
 from tasks.register import register  # noqa: E402
+from tasks.tflite import require_formats  # noqa: E402
 from tasks.train import train  # noqa: E402
 from tasks.turn import turn  # noqa: E402
 from tasks.validate import validate  # noqa: E402
@@ -42,6 +43,7 @@ def training(
     """
     own_modules(usecase)
     declaration = load_image_usecase(usecase, USECASES, assignments or (), data)
+    require_formats(declaration.export)
     with turn(declaration.name, storage_root()), recording(declaration, fresh, reason) as record:
         ingested = ingest(declaration)
         validated = validate(declaration, ingested)

@@ -36,8 +36,8 @@ def baseline(rows: pd.DataFrame, probabilities_NK: npt.NDArray[np.floating], eva
     classes = len(evaluation.labels)
     profile = {
         "samples": evaluation.samples,
-        "inputs": {name: _histogram(rows[name].to_numpy(), _deciles(rows[name])) for name in INPUT_STATISTICS},
-        "confidences": _histogram(confidence_N, CONFIDENCE_EDGES),
+        "inputs": {name: histogram(rows[name].to_numpy(), deciles(rows[name])) for name in INPUT_STATISTICS},
+        "confidences": histogram(confidence_N, CONFIDENCE_EDGES),
         "predictions": dict(zip(evaluation.labels, np.bincount(predicted_N, minlength=classes).tolist(), strict=True)),
         "labels": dict(zip(evaluation.labels, evaluation.confusion.sum(axis=1).tolist(), strict=True)),
         "quality": {
@@ -49,12 +49,14 @@ def baseline(rows: pd.DataFrame, probabilities_NK: npt.NDArray[np.floating], eva
     return cast(dict[str, Any], nan_to_null(profile))
 
 
-def _deciles(values: pd.Series) -> npt.NDArray[np.float64]:
+def deciles(values: pd.Series) -> npt.NDArray[np.float64]:
+    """The edges of ten bins of equal mass, fewer where values repeat: smallest and largest value included."""
     edges = np.unique(np.quantile(values.to_numpy(dtype=np.float64), np.linspace(0, 1, 11)))
     return edges if len(edges) > 1 else np.repeat(edges, 2)
 
 
-def _histogram(values_N: npt.NDArray[np.generic], edges: npt.NDArray[np.float64]) -> dict[str, Any]:
+def histogram(values_N: npt.NDArray[np.generic], edges: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """`edges` (n + 1), `counts` (n), `mean` and `std` (of the population), ready for JSON."""
     exact_N = values_N.astype(np.float64)
     counts, _ = np.histogram(exact_N, bins=edges)
     return {

@@ -54,6 +54,16 @@ def load_image_usecase(
     return declaration
 
 
+def load_series_usecase(
+    name_or_path: str, folder: Path, assignments: Iterable[str] = (), data: str | None = None
+) -> SeriesUseCase:
+    """Load the declaration of an application on series, and no other."""
+    declaration = load_usecase(name_or_path, folder, assignments, data)
+    if not isinstance(declaration, SeriesUseCase):
+        raise BadInput(f'{name_or_path}: expected an application with modality = "series"')
+    return declaration
+
+
 def _kind(declared: Mapping[str, Any], path: Path) -> type[UseCase]:
     """What kind of application it is, by its modality; an image's where it says none."""
     modality = declared.get("modality", "image")

@@ -17,7 +17,7 @@ from labline.markdown import cell, markdown_table
 from labline.usecase import ImageUseCase
 
 MOST_CLASSES = 30  # a longer table hides the weak classes it is read for
-CANDIDATE_COLUMNS = ("name", "metric", "bytes", "latency_ms_p50", "latency_ms_p99", "throughput")
+CANDIDATE_COLUMNS = ("name", "format", "metric", "bytes", "latency_ms_p50", "latency_ms_p99", "throughput")
 
 
 def model_card(
@@ -41,7 +41,7 @@ def model_card(
         f"{data.channels} channel{'s' * (data.channels > 1)}, unnormalized, and answers with a probability for "
         f"each of {len(evaluation.labels)} classes: {', '.join(evaluation.labels)}.",
         "Data": _data(use_case, dataset),
-        "Model": _facts(
+        "Model": facts_section(
             {
                 "architecture": use_case.model.architecture,
                 "epochs declared": use_case.training.epochs,
@@ -55,14 +55,15 @@ def model_card(
         "Slices": markdown_table(evaluation.slices) if len(evaluation.slices) else "No statistic varies in this data.",
         "Robustness": _robustness(evaluation),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(use_case, evaluation)),
-        "Compression": _compression(use_case, candidates, chosen, parity),
-        "Gates": _gates(gates),
+        "Compression": compression_section(candidates, chosen, parity, use_case.training.select),
+        "Gates": gates_section(gates),
     }
     body = "\n\n".join(f"## {title}\n{text}" for title, text in sections.items())
     return f"# Model card: {use_case.name}\n\n{body}\n"
 
 
-def _facts(facts: Mapping[str, object]) -> str:
+def facts_section(facts: Mapping[str, object]) -> str:
+    """Facts as a list."""
     return "\n".join(f"- {name}: {cell(value)}" for name, value in facts.items())
 
 
@@ -71,7 +72,7 @@ def _data(use_case: ImageUseCase, dataset: Mapping[str, object]) -> str:
     origin = {"path": use_case.data.path} if use_case.data.path else {}
     cleaning = {name: value for name, value in use_case.cleaning.model_dump().items() if isinstance(value, str)}
     kept = {"cleaning": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in cleaning.items())}
-    return _facts(declared | origin | kept | dict(dataset))
+    return facts_section(declared | origin | kept | dict(dataset))
 
 
 def _metrics(evaluation: Evaluation) -> pd.DataFrame:
@@ -155,21 +156,24 @@ def _absent(evaluation: Evaluation) -> list[str]:
     return [f"Not judged, without test samples: {', '.join(absent)}."] if len(absent) else []
 
 
-def _compression(use_case: ImageUseCase, candidates: pd.DataFrame, chosen: str, parity: Mapping[str, float]) -> str:
+def compression_section(
+    candidates: pd.DataFrame, chosen: str, parity: Mapping[str, float], metric: str, unit: str = "image"
+) -> str:
+    """The candidates, the released one, and how the fp32 file agrees with PyTorch."""
     columns = [column for column in CANDIDATE_COLUMNS if column in candidates]
-    table = candidates[columns].assign(released=candidates["name"] == chosen)
-    metric = use_case.training.select.replace("_", " ")
+    table = candidates[columns].assign(released=candidates.get("chosen", candidates["name"] == chosen))
     return (
-        f"Released: **{chosen}**. The metric is {metric} on validation; latencies are of one image, throughput is "
-        "images per second in batches.\n\n"
+        f"Released: **{chosen}**. The metric is {metric.replace('_', ' ')} on validation; latencies are of one {unit}, "
+        f"throughput is {unit}s per second in batches.\n\n"
         + markdown_table(table.rename(columns=lambda name: name.replace("_", " ")))
-        + "\n\nThe fp32 ONNX file against PyTorch: "
+        + "\n\nThe fp32 ONNX file against PyTorch, and the files named otherwise: "
         + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in parity.items())
         + "."
     )
 
 
-def _gates(gates: Sequence[Judgement]) -> str:
+def gates_section(gates: Sequence[Judgement]) -> str:
+    """Every gate with what was seen."""
     if not gates:
         return "None declared: nothing was asked of this version."
     rows = [(gate.gate, gate.limit, gate.figure, gate.passed, gate.note) for gate in gates]

@@ -129,32 +129,34 @@ def reliability_diagram(probabilities_NK: Floats, targets_N: Integers) -> Figure
     return figure
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
-    """Losses, validation accuracy and learning rate over the epochs; the best epoch is marked.
+def learning_curves(history: pd.DataFrame, metric: str = "accuracy", loss: bool = False) -> Figure:
+    """Losses, a validation metric and learning rate over the epochs; the best epoch is marked.
 
-    `history` has epoch, train_loss, validation_loss, validation_accuracy (0 to 1) and learning_rate.
+    `history` has epoch, train_loss, validation_loss, learning_rate and validation_<metric>: a share (0 to 1), of which
+    more is better, or a `loss`, of which less is.
     """
+    name = f"validation_{metric}"
     figure = _figure(11.5, 3.8)
-    losses, accuracy, rate = figure.subplots(1, 3)
+    losses, quality, rate = figure.subplots(1, 3)
     epochs = history["epoch"]
     marker = "o" if len(history) <= 12 else ""
     losses.plot(epochs, history["train_loss"], color=ORANGE, marker=marker, markersize=4, label="train")
     losses.plot(epochs, history["validation_loss"], color=BLUE, marker=marker, markersize=4, label="validation")
-    accuracy.plot(epochs, history["validation_accuracy"], color=BLUE, marker=marker, markersize=4)
+    quality.plot(epochs, history[name], color=BLUE, marker=marker, markersize=4)
     rate.plot(epochs, history["learning_rate"], color=GREEN, marker=marker, markersize=4)
     _dress(losses, "Loss", "epoch", "")
-    _dress(accuracy, "Validation accuracy", "epoch", "")
+    _dress(quality, f"Validation {metric.replace('_', ' ')}", "epoch", "")
     _dress(rate, "Learning rate", "epoch", "")
     _legend(losses, loc="upper right")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    if not loss:
+        quality.yaxis.set_major_formatter(PercentFormatter(1))
     rate.yaxis.set_major_formatter("{x:g}")
-    if history["validation_accuracy"].notna().any():
-        best = history.loc[history["validation_accuracy"].idxmax()]
-        accuracy.plot(best["epoch"], best["validation_accuracy"], "o", color=RED, markersize=7, zorder=3)
-        accuracy.set_title(
-            f"best {best['validation_accuracy']:.2%}, epoch {best['epoch']:.0f}", loc="right", fontsize=9, color=RED
-        )
-    for axes in (losses, accuracy, rate):
+    if history[name].notna().any():
+        best = history.loc[history[name].idxmin() if loss else history[name].idxmax()]
+        figured = f"{best[name]:.4g}" if loss else f"{best[name]:.2%}"
+        quality.plot(best["epoch"], best[name], "o", color=RED, markersize=7, zorder=3)
+        quality.set_title(f"best {figured}, epoch {best['epoch']:.0f}", loc="right", fontsize=9, color=RED)
+    for axes in (losses, quality, rate):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     return figure
 
@@ -195,10 +197,11 @@ def contact_sheet(before_NHWC: Images, after_NHWC: Images) -> Figure:
     return figure
 
 
-def pareto(candidates: pd.DataFrame, metric: str = "accuracy") -> Figure:
+def pareto(candidates: pd.DataFrame, metric: str = "accuracy", unit: str = "image", loss: bool = False) -> Figure:
     """Quality against latency and against size; the line joins the candidates that no other one beats.
 
-    `candidates` has name, metric (0 to 1), bytes, latency_ms_p50 and chosen (bool); `metric` names the figure.
+    `candidates` has name, metric (0 to 1, or a loss, of which less is better), bytes, latency_ms_p50 and chosen
+    (bool); `metric` names the figure, `unit` what latency is of.
     A candidate without figures (NaN: its pass failed) is left out.
     """
     candidates = candidates.dropna(subset=["metric", "bytes", "latency_ms_p50"])
@@ -206,11 +209,11 @@ def pareto(candidates: pd.DataFrame, metric: str = "accuracy") -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     quality = candidates["metric"].to_numpy(dtype=np.float64)
     megabytes = candidates["bytes"].to_numpy(dtype=np.float64) / 1e6
-    for axes, cost, unit in (
-        (left, candidates["latency_ms_p50"].to_numpy(dtype=np.float64), "median latency of one image, ms"),
+    for axes, cost, label in (
+        (left, candidates["latency_ms_p50"].to_numpy(dtype=np.float64), f"median latency of one {unit}, ms"),
         (right, megabytes, "size, MB"),
     ):
-        front = _front(cost, quality)
+        front = _front(cost, -quality if loss else quality)
         axes.plot(cost[front], quality[front], color=PALE, drawstyle="steps-post", zorder=1, label="not beaten")
         for position, (name, chosen) in enumerate(zip(candidates["name"], candidates["chosen"], strict=True)):
             axes.scatter(
@@ -224,11 +227,12 @@ def pareto(candidates: pd.DataFrame, metric: str = "accuracy") -> Figure:
                 label=f"{name} (chosen)" if chosen else name,
                 zorder=3,
             )
-        _dress(axes, "", unit, "")
+        _dress(axes, "", label, "")
         axes.set_xlim(0, 1.15 * max(cost.max(), np.finfo(np.float64).tiny))
     pad = max(0.2 * float(np.ptp(quality)), 0.005)
     left.set_ylim(quality.min() - pad, quality.max() + pad)
-    left.yaxis.set_major_formatter(PercentFormatter(1))
+    if not loss:
+        left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set_ylabel(metric.replace("_", " "), color=INK)
     left.set_title("Compression candidates", loc="left", fontsize=11, fontweight="bold", color=INK)
     _legend(right, loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=0.9)

@@ -24,7 +24,10 @@ class Reference(BaseModel):
 
 
 class DatasetRef(Reference):
-    """A dataset on disk (see `labline.data.dataset`)."""
+    """A dataset on disk (see `labline.data.dataset` and `labline.series.dataset`).
+
+    `samples` are images, or rows of a series; `classes` is 0 where a number is forecast.
+    """
 
     samples: int
     classes: int
@@ -43,8 +46,11 @@ class TrainedModel(Reference):
 
 
 class Candidate(BaseModel):
-    """One ONNX file and what it costs; `metric` is measured on validation, latencies at batch 1 in
-    milliseconds, `throughput` in images per second at batch 64."""
+    """One file and what it costs; `metric` is measured on validation, latencies at batch 1 in milliseconds,
+    `throughput` in samples per second at batch 64 (of a TensorFlow Lite file, which takes one at a time, at batch 1).
+
+    `name` is its compression; `chosen` says whether it is the one released in its `format`: "onnx" or "tflite".
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,28 +61,43 @@ class Candidate(BaseModel):
     latency_ms_p99: float
     throughput: float
     note: str = ""
+    format: str = "onnx"
+    chosen: bool = False
 
 
 class CompressedModel(Reference):
-    """All candidates (`<name>.onnx` in `directory`) and the one chosen."""
+    """All candidates (`<name>.onnx` in `directory`) and the one chosen; `unit` is what their throughput counts."""
 
     candidates: list[Candidate]
     chosen: str
     reason: str
+    unit: str = "images"
 
 
 class ExportedModel(Reference):
-    """The release: `model.onnx` (fp32) and `chosen.onnx` in `directory`, agreeing with PyTorch."""
+    """The release: `model.onnx` (fp32) and `chosen.onnx` in `directory`, agreeing with PyTorch.
+
+    Where TensorFlow Lite was asked for also `model.tflite` and `chosen.tflite`; `candidates` are its float32 and int8
+    files, and `tflite_reason` says why that one was chosen.
+    """
 
     chosen: str
     parity: dict[str, float]
+    candidates: list[Candidate] = []
+    tflite_reason: str = ""
 
 
 class EvaluatedModel(Reference):
-    """Figures of the chosen model on the test split, with 95 % intervals."""
+    """Figures of the chosen model on the test split, with 95 % intervals.
+
+    `rivals` has one record a model that was judged on the same rows, this one first, and `verdict` is what that comes
+    to in words; both are empty where there are none.
+    """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    rivals: list[dict[str, str | int | float | None]] = []
+    verdict: str = ""
 
 
 class RegisteredVersion(Reference):

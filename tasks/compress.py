@@ -11,7 +11,7 @@ from tasks.stage import stage
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
-    from labline.compression.search import LogitsFunction
+    from labline.compression.search import Evaluate, LogitsFunction
     from labline.data.dataset import Dataset
     from labline.models.classifier import ImageClassifier
 
@@ -21,31 +21,21 @@ def compress(
     declaration: ImageUseCase, dataset: DatasetRef, trained: TrainedModel, *, workspace: Workspace
 ) -> CompressedModel:
     """Fold, quantize and prune; every candidate is judged on validation and timed on this machine."""
-    from scipy.special import softmax
-
     from labline.compression.search import search
     from labline.data.dataset import open_dataset
-    from labline.evaluation import classification_metrics
     from labline.models.weights import load_classifier
     from labline.plots import pareto
 
     data = open_dataset(workspace.resolve(dataset.directory))
-    images, targets = data.split("validation")
+    images, _ = data.split("validation")
     model = load_classifier(workspace.resolve(trained.directory) / "model.safetensors", declaration, len(data.labels))
-    select = declaration.training.select
-    guarded = dict.fromkeys([select, "accuracy", "balanced_accuracy"])
-
-    def evaluate(logits: LogitsFunction) -> dict[str, float]:
-        metrics = classification_metrics(softmax(logits(images), axis=1), targets)
-        return {name: metrics[name] for name in guarded}
-
     found = search(
         model,
         declaration.compression,
         declaration.data.image_size,
         declaration.data.channels,
         calibration_images=images,
-        evaluate=evaluate,
+        evaluate=judge_on_validation(declaration, data),
         finetune=lambda pruned: _finetune(pruned, declaration, data),
         directory=workspace.path,
     )
@@ -54,7 +44,7 @@ def compress(
     candidates = [Candidate.model_validate(row) for row in measured[list(Candidate.model_fields)].to_dict("records")]
     workspace.table("candidates", frame.drop(columns="path"), show=10)
     workspace.say(found.reason)
-    workspace.figure("pareto", pareto(measured, select))
+    workspace.figure("pareto", pareto(measured, declaration.training.select))
     workspace.parameters({"compression.chosen": found.chosen})
     files = "".join(hashlib.sha256((workspace.path / f"{c.name}.onnx").read_bytes()).hexdigest() for c in candidates)
     return CompressedModel(
@@ -65,6 +55,22 @@ def compress(
         reason=found.reason,
         figure=found.reason,
     )
+
+
+def judge_on_validation(declaration: ImageUseCase, data: Dataset) -> Evaluate:
+    """The metrics no candidate may lose, of a function from images to logits; the declared one first."""
+    from scipy.special import softmax
+
+    from labline.evaluation import classification_metrics
+
+    images, targets = data.split("validation")
+    guarded = dict.fromkeys([declaration.training.select, "accuracy", "balanced_accuracy"])
+
+    def evaluate(logits: LogitsFunction) -> dict[str, float]:
+        metrics = classification_metrics(softmax(logits(images), axis=1), targets)
+        return {name: metrics[name] for name in guarded}
+
+    return evaluate
 
 
 def _finetune(pruned: ImageClassifier, declaration: ImageUseCase, data: Dataset) -> ImageClassifier:

@@ -12,6 +12,7 @@ from labline.errors import LablineError
 from labline.references import CompressedModel, DatasetRef, ExportedModel, TrainedModel
 from labline.usecase import ImageUseCase
 from tasks.stage import stage
+from tasks.tflite import RELEASED, TFLiteRelease, release_tflite
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 SAMPLES = 1000
 
 
-@stage(sections=("export", "model", "data"))
+@stage(sections=("export", "model", "data", "training", "compression"))
 def export(
     declaration: ImageUseCase,
     dataset: DatasetRef,
@@ -31,7 +32,7 @@ def export(
     *,
     workspace: Workspace,
 ) -> ExportedModel:
-    """Release fp32 and chosen ONNX files; the fp32 one must decide as PyTorch does on real images."""
+    """Release fp32 and chosen file of each declared format; the fp32 one must decide as PyTorch does on real images."""
     from labline.data.dataset import open_dataset
     from labline.export.onnx_runtime import session
     from labline.export.parity import parity
@@ -59,15 +60,23 @@ def export(
             f"(largest difference of a logit {fp32.max_abs_difference:.2g}): the export cannot be trusted. "
             "Look for layers whose export is not exact, and report it."
         )
+    names = ["model.onnx", "chosen.onnx"]
+    tflite = TFLiteRelease()
+    if "tflite" in declaration.export.formats:
+        tflite = release_tflite(declaration, data, model, images, workspace)
+        names += RELEASED
     digest = hashlib.sha256()
-    for name in ("model.onnx", "chosen.onnx"):
+    for name in names:
         digest.update((workspace.path / name).read_bytes())
     return ExportedModel(
         directory=workspace.name,
         digest=digest.hexdigest(),
         chosen=compressed.chosen,
-        parity=figures,
-        figure=f"same decisions as PyTorch on {fp32.samples:,} images, within {fp32.max_abs_difference:.1e}",
+        parity=figures | tflite.parity,
+        candidates=tflite.candidates,
+        tflite_reason=tflite.reason,
+        figure=f"{' and '.join(declaration.export.formats)}: same decisions as PyTorch on {fp32.samples:,} images, "
+        f"within {max(fp32.max_abs_difference, tflite.parity.get('tflite_max_abs_difference', 0.0)):.1e}",
     )
 
 

@@ -15,21 +15,24 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from labline.series.usecase import SeriesUseCase
 from labline.usecase import ImageUseCase
 from tasks.environment import PROJECT
 from tasks.stage import file_digest, module_digest
+
+Trained = ImageUseCase | SeriesUseCase  # whatever is learned from, by a declared network and training
 
 LOCK = PROJECT / "requirements.lock"
 SOURCES = ("labline", "tasks", "flows", "expectations")
 PACKAGES = (
     "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "safetensors", "numpy", "scipy",
-    "pandas", "pyarrow", "pillow", "scikit-learn", "cleanlab", "great-expectations", "mlflow", "prefect",
+    "pandas", "pyarrow", "pillow", "scikit-learn", "cleanlab", "arch", "great-expectations", "mlflow", "prefect",
 )  # fmt: skip
 UNKNOWN = "unknown"
 NAMES_ONLY = {"code.commit", "lock.sha256"}  # these name what others pin down: the sources, the installed packages
 
 
-def facts(declaration: ImageUseCase) -> dict[str, str]:
+def facts(declaration: Trained) -> dict[str, str]:
     """Code, packages and machine, as the declared training meets them in this process.
 
     code.commit (see `commit`), code.sha256 (of the sources), lock.sha256 (of requirements.lock), the sha256 of every
@@ -57,17 +60,17 @@ def facts(declaration: ImageUseCase) -> dict[str, str]:
     }
 
 
-def own_references(declaration: ImageUseCase) -> list[str]:
+def own_references(declaration: Trained) -> list[str]:
     """What the declaration takes from the user's own modules, as "module:name"."""
     return [reference for reference in (declaration.data.source, declaration.model.architecture) if ":" in reference]
 
 
-def write_facts(folder: Path, declaration: ImageUseCase) -> None:
+def write_facts(folder: Path, declaration: Trained) -> None:
     """Leave the facts of now beside the weights in `folder`, for `read_facts`."""
     (folder / "environment.json").write_text(json.dumps(facts(declaration), indent=2))
 
 
-def read_facts(folder: Path, declaration: ImageUseCase) -> dict[str, str]:
+def read_facts(folder: Path, declaration: Trained) -> dict[str, str]:
     """The facts that training left in its folder, which a cache may have kept since; of now where it left none."""
     path = folder / "environment.json"
     found: dict[str, str] = json.loads(path.read_text()) if path.is_file() else facts(declaration)

@@ -142,7 +142,7 @@ class Recording:
         )
         self._run_id = str(run.info.run_id)
         self._write_note()
-        self.client.log_dict(run.info.run_id, self.declaration.model_dump(), "declaration.json")
+        self.client.log_dict(run.info.run_id, self.declaration.model_dump(mode="json"), "declaration.json")
         return self._run_id
 
     def _write_note(self) -> None:

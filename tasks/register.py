@@ -21,12 +21,14 @@ from labline.references import (
 )
 from labline.usecase import ImageUseCase
 from tasks.gate import released_figures, released_intervals
-from tasks.lineage import LOCK, read_facts
+from tasks.lineage import LOCK, Trained, read_facts
 from tasks.recording import Recording, current_recording
 from tasks.stage import file_digest, stage
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
@@ -37,6 +39,7 @@ LINEAGE_TAGS = (
     "dataset.digest", "dataset.directory", "code.commit", "lock.sha256", "weights.sha256", "onnx.sha256",
     "chosen.sha256", "compression.chosen", "parent.version", "reason",
 )  # fmt: skip
+RELEASED_AS = {"model.onnx": "fp32.onnx", "model.tflite": "fp32.tflite", "chosen.tflite": "model.tflite"}
 LONGEST = 5000  # characters: MLflow's description and tag columns on PostgreSQL
 
 
@@ -69,7 +72,6 @@ def register(
 ) -> RegisteredVersion:
     """Log the model with its evidence and make it the next version, in no stage yet."""
     import mlflow
-    import onnx
 
     from labline.data.dataset import open_dataset
 
@@ -78,24 +80,15 @@ def register(
     card = _card(declaration, data, compressed, exported, evaluated, workspace)
     (workspace.files / "model_card.md").write_text(card)
     (workspace.files / "model_card.html").write_text(model_card_page(card))
-    lineage = _lineage(recording, declaration, dataset, trained, exported, workspace)
-    extra = _extra_files(declaration, data, lineage, trained, exported, evaluated, workspace)
+    lineage = lineage_of(recording, declaration, dataset, trained, exported, workspace)
+    rows = data.manifest[IDENTITY]
+    extra = version_files(declaration, rows, lineage, trained, exported, evaluated, workspace)
     example = data.split("test")[0][:2]
     with mlflow.start_run(run_id=recording.run_id, log_system_metrics=False):
-        _log_dataset(declaration, data, dataset)
-        logged = mlflow.onnx.log_model(
-            onnx.load(workspace.resolve(exported.directory) / "chosen.onnx"),
-            name=declaration.name,
-            signature=_signature(declaration, len(data.labels)),
-            input_example=example,
-            pip_requirements=[f"{name}=={version(name)}" for name in ("onnx", "onnxruntime", "numpy")],
-            onnx_execution_providers=["CPUExecutionProvider"],
-            save_as_external_data=False,
-            extra_files=[str(path) for path in extra],
-            registered_model_name=declaration.name,
-        )
-    number = str(logged.registered_model_version)
-    _describe(recording.client, declaration, number, card, _tags(lineage, compressed, exported, evaluated))
+        log_dataset(declaration, rows, dataset, targets="label")
+        released = workspace.resolve(exported.directory) / "chosen.onnx"
+        number = log_version(declaration, released, _signature(declaration, len(data.labels)), example, extra)
+    describe(recording.client, declaration, number, card, version_tags(lineage, compressed, exported, evaluated))
     return RegisteredVersion(
         directory=workspace.name,
         digest=f"{declaration.name}/{number}",
@@ -122,7 +115,7 @@ def _card(
     return model_card(
         declaration,
         open_evaluation(workspace.resolve(evaluated.directory) / "evaluation.json"),
-        pd.DataFrame([candidate.model_dump() for candidate in compressed.candidates]),
+        pd.DataFrame([candidate.model_dump() for candidate in [*compressed.candidates, *exported.candidates]]),
         compressed.chosen,
         {f"{split} images": int(count) for split, count in data.manifest["split"].value_counts().items()},
         exported.parity,
@@ -130,9 +123,9 @@ def _card(
     )
 
 
-def _lineage(
+def lineage_of(
     recording: Recording,
-    declaration: ImageUseCase,
+    declaration: Trained,
     dataset: DatasetRef,
     trained: TrainedModel,
     exported: ExportedModel,
@@ -166,25 +159,30 @@ def _production(client: MlflowClient, model: str) -> str:
     return str(aliases.get("production", ""))
 
 
-def _extra_files(
-    declaration: ImageUseCase,
-    data: Dataset,
+def version_files(
+    declaration: Trained,
+    rows: pd.DataFrame,
     lineage: dict[str, str],
     trained: TrainedModel,
     exported: ExportedModel,
     evaluated: EvaluatedModel,
     workspace: Workspace,
 ) -> list[Path]:
-    """What a version carries besides the chosen ONNX file."""
+    """What a version carries besides the chosen ONNX file, which MLflow logs as model.onnx.
+
+    `rows` say which sample stood on which side.
+    """
     folder = workspace.path / "version"
     folder.mkdir(exist_ok=True)
-    shutil.copy(workspace.resolve(exported.directory) / "model.onnx", folder / "fp32.onnx")
+    for source, name in RELEASED_AS.items():
+        if (released := workspace.resolve(exported.directory) / source).is_file():
+            shutil.copy(released, folder / name)
     shutil.copy(workspace.resolve(trained.directory) / "model.safetensors", folder)
     for name in ("baseline.json", "evaluation.json"):
         shutil.copy(workspace.resolve(evaluated.directory) / name, folder)
     (folder / "usecase.toml").write_text(as_toml(declaration))
     (folder / "environment.json").write_text(json.dumps(lineage, indent=2))
-    data.manifest[IDENTITY].to_parquet(folder / "manifest.parquet", index=False)
+    rows.to_parquet(folder / "manifest.parquet", index=False)
     for name in ("model_card.md", "model_card.html"):
         shutil.copy(workspace.files / name, folder)
     if LOCK.is_file():
@@ -205,7 +203,29 @@ def _signature(declaration: ImageUseCase, classes: int) -> ModelSignature:
     return ModelSignature(inputs=Schema([images]), outputs=Schema(outputs))
 
 
-def _log_dataset(declaration: ImageUseCase, data: Dataset, dataset: DatasetRef) -> None:
+def log_version(
+    declaration: Trained, released: Path, signature: ModelSignature, example: npt.NDArray[Any], extra: list[Path]
+) -> str:
+    """Log the released ONNX file on the active run with all it carries, register it, and return the version."""
+    import mlflow
+    import onnx
+
+    logged = mlflow.onnx.log_model(
+        onnx.load(released),
+        name=declaration.name,
+        signature=signature,
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name)}" for name in ("onnx", "onnxruntime", "numpy")],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+        extra_files=[str(path) for path in extra],
+        registered_model_name=declaration.name,
+    )
+    return str(logged.registered_model_version)
+
+
+def log_dataset(declaration: Trained, rows: pd.DataFrame, dataset: DatasetRef, targets: str | None = None) -> None:
+    """Name the data set as an input of the active run; `targets` is the column of `rows` to learn, if it is there."""
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.pandas_dataset import from_pandas
@@ -213,18 +233,19 @@ def _log_dataset(declaration: ImageUseCase, data: Dataset, dataset: DatasetRef) 
 
     path = declaration.data.path
     logged = from_pandas(
-        data.manifest[IDENTITY],
+        rows,
         source=LocalArtifactDatasetSource(path) if path else CodeDatasetSource({"source": declaration.data.source}),
-        targets="label",
+        targets=targets,
         name=declaration.name,
         digest=dataset.digest[:32],
     )
     mlflow.log_input(logged, context="training")
 
 
-def _tags(
+def version_tags(
     lineage: dict[str, str], compressed: CompressedModel, exported: ExportedModel, evaluated: EvaluatedModel
 ) -> dict[str, str]:
+    """The lineage, the parity and every figure that a gate can name."""
     figures = {name: f"{value:.6g}" for name, value in released_figures(compressed, evaluated).items()}
     return {
         **{name: lineage[name] for name in LINEAGE_TAGS},
@@ -233,7 +254,8 @@ def _tags(
     }
 
 
-def _describe(client: Any, declaration: ImageUseCase, number: str, card: str, tags: dict[str, str]) -> None:
+def describe(client: Any, declaration: Trained, number: str, card: str, tags: dict[str, str]) -> None:
+    """Put title, card and tags on the registry's pages."""
     client.update_registered_model(declaration.name, description=declaration.title[:LONGEST])
     client.update_model_version(declaration.name, number, description=shortened(card))
     for name, value in tags.items():

@@ -121,7 +121,7 @@ class Stage(Generic[Result]):
         return result
 
     def _key_parts(self, declaration: UseCase, inputs: Sequence[Reference]) -> dict[str, Any]:
-        declared = declaration.model_dump()
+        declared = declaration.model_dump(mode="json")
         return {
             "declaration": {section: declared[section] for section in self.sections},
             "inputs": {type(result).__name__: result.digest for result in inputs},

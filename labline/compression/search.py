@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LogitsFunction = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 Evaluate = Callable[[LogitsFunction], Mapping[str, float]]
+Lost = Callable[[float, float], float]
 
 FLOAT32 = "fp32"
 # Speeds nearer to fp32 than this share are measured again for longer: on a shared machine the medians of one short
@@ -42,11 +44,11 @@ OBJECTIVES = {"latency": ("latency_ms_p50", -1), "throughput": ("throughput", 1)
 class Search:
     """What was tried and what was chosen.
 
-    `candidates` has one row a candidate, fp32 first: name, metric (the declared one, on validation, through ONNX
-    Runtime), lost (the most that any metric lost against fp32), lost_in (which one), bytes, latency_ms_p50 and
-    latency_ms_p99 (milliseconds, batch 1), throughput (images a second, batch 64; one thread), path, within_budget,
-    chosen, and note: why it could not be chosen, empty where it could. A pass that failed has its cause as note and
-    no figures. `chosen` is a name among them; `reason` says why in plain words.
+    `candidates` has one row a candidate, fp32 first: name, format (of the file: onnx or tflite), metric (the declared
+    one, on validation, through the format's runtime), lost (the most that any metric lost against fp32), lost_in
+    (which one), bytes, latency_ms_p50 and latency_ms_p99 (milliseconds, batch 1), throughput (images a second, batch
+    64; one thread), path, within_budget, chosen, and note: why it could not be chosen, empty where it could. A pass
+    that failed has its cause as note and no figures. `chosen` is a name among them; `reason` says why in plain words.
     """
 
     candidates: pd.DataFrame
@@ -55,7 +57,9 @@ class Search:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Tried:
+    """A candidate before it is timed: its file and metrics, or why there are none."""
+
     name: str
     path: Path | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -90,28 +94,31 @@ def search(
         smaller = finetune(prune(model, settings.prune_ratio, torch.from_numpy(samples[:2])))
         return export_onnx(smaller, path, image_size, channels)
 
+    def judged(path: Path) -> Mapping[str, float]:
+        return evaluate(partial(onnx_logits, session(path)))
+
     float32 = export_onnx(model, directory / f"{FLOAT32}.onnx", image_size, channels)
-    candidates = [_Candidate(FLOAT32, float32, evaluate(partial(onnx_logits, session(float32))))]
+    candidates = [Tried(FLOAT32, float32, judged(float32))]
     if "prune" in settings.passes:
-        candidates.append(_attempt("pruned", directory, pruned, evaluate))
+        candidates.append(attempt("pruned", directory, pruned, judged))
     if "int8-static" in settings.passes:
         for source, path in [(candidate.name, candidate.path) for candidate in candidates if candidate.path]:
             name = "int8-static" if source == FLOAT32 else f"{source}+int8"
             quantized = partial(quantize, path, calibration_images=samples)
-            candidates.append(_attempt(name, directory, quantized, evaluate))
-    return choose(_measured(candidates, samples, settings.max_metric_drop, seconds), settings)
+            candidates.append(attempt(name, directory, quantized, judged))
+    return choose(measured(candidates, samples, settings.max_metric_drop, seconds), settings)
 
 
-def choose(candidates: pd.DataFrame, settings: Compression) -> Search:
+def choose(candidates: pd.DataFrame, settings: Compression, unit: str = "images") -> Search:
     """Fill `note` and `chosen` of a table with the other columns of `Search.candidates`, and give the reason.
 
     A candidate may be chosen when its metric is inside the budget, it is slower than fp32 neither for one image (p50)
     nor in batches, and it gains at least 3 % in what `settings.objective` asks for. The largest gain wins; where no
-    candidate qualifies fp32 stays.
+    candidate qualifies fp32 stays. `unit` is what samples are called.
     """
     rows = {str(row["name"]): row for row in candidates.to_dict("records")}
     float32 = rows.pop(FLOAT32)
-    objections = {name: _objection(row, float32, settings) for name, row in rows.items()}
+    objections = {name: _objection(row, float32, settings, unit) for name, row in rows.items()}
     gains = {name: _gain(rows[name], float32, settings) for name, objection in objections.items() if not objection}
     if gains:
         chosen = max(gains, key=lambda name: gains[name])
@@ -131,40 +138,56 @@ def choose(candidates: pd.DataFrame, settings: Compression) -> Search:
     return Search(decided, chosen, reason)
 
 
-def _attempt(name: str, directory: Path, build: Callable[[Path], Path], evaluate: Evaluate) -> _Candidate:
+def attempt(
+    name: str,
+    directory: Path,
+    build: Callable[[Path], Path],
+    judged: Callable[[Path], Mapping[str, float]],
+    suffix: str = ".onnx",
+) -> Tried:
+    """Build `<name><suffix>` and measure its metrics on validation; a failure becomes a note."""
     try:
-        path = build(directory / f"{name}.onnx")
-        return _Candidate(name, path, evaluate(partial(onnx_logits, session(path))))
+        path = build(directory / f"{name}{suffix}")
+        return Tried(name, path, judged(path))
     # Compressors raise anything on architectures they do not know; the fp32 model stands all the same.
     except Exception as error:
         logger.warning("compression pass %s failed", name, exc_info=True)
-        return _Candidate(name, note=f"failed: {error}")
+        return Tried(name, note=f"failed: {error}")
 
 
-def _measured(
-    candidates: list[_Candidate], images: npt.NDArray[np.uint8], max_metric_drop: float, seconds: float
+def measured(
+    candidates: list[Tried],
+    samples: npt.NDArray[np.generic],
+    max_metric_drop: float,
+    seconds: float,
+    lost: Lost = operator.sub,
 ) -> pd.DataFrame:
+    """The table that `choose` reads, fp32 first: sizes, speeds on `samples`, and what each candidate lost.
+
+    `lost` is of a metric's value with fp32 and with the candidate; by default the drop of one of which more is better.
+    """
     paths = {candidate.name: candidate.path for candidate in candidates if candidate.path}
     float32 = candidates[0].metrics
-    table = pd.DataFrame([_row(candidate, float32) for candidate in candidates])
+    table = pd.DataFrame([_row(candidate, float32, lost) for candidate in candidates])
     table["bytes"] = [path.stat().st_size if path else float("nan") for path in table["path"]]
     # Exactly at the budget is inside it, whatever rounding says.
     table["within_budget"] = table["lost"] <= max_metric_drop + 1e-9
-    speed = measure(paths, images, seconds).set_index("name")
+    speed = measure(paths, samples, seconds).set_index("name")
     contenders = {name: paths[name] for name in table.loc[table["within_budget"], "name"]}
     if _is_close(speed.loc[list(contenders)]):
-        speed.update(measure(contenders, images, 2 * seconds).set_index("name"))
+        speed.update(measure(contenders, samples, 2 * seconds).set_index("name"))
     return table.merge(speed.reset_index(), on="name", how="left")
 
 
-def _row(candidate: _Candidate, float32: Mapping[str, float]) -> dict[str, Any]:
+def _row(candidate: Tried, float32: Mapping[str, float], drop: Lost) -> dict[str, Any]:
     """A candidate's part of the table: its first metric, and what it lost of the metric that suffered most."""
     nothing = float("nan")
-    lost = {name: float32[name] - value for name, value in candidate.metrics.items()}
+    lost = {name: drop(float32[name], value) for name, value in candidate.metrics.items()}
     worst = max(lost, key=lambda name: lost[name], default="")
     metric = next(iter(candidate.metrics.values()), nothing)
     figures = {"metric": metric, "lost": lost.get(worst, nothing), "lost_in": worst}
-    return {"name": candidate.name, "path": candidate.path, "note": candidate.note, **figures}
+    format = candidate.path.suffix.removeprefix(".") if candidate.path else ""
+    return {"name": candidate.name, "format": format, "path": candidate.path, "note": candidate.note, **figures}
 
 
 def _is_close(speed: pd.DataFrame) -> bool:
@@ -179,16 +202,18 @@ def _gain(row: Mapping[Hashable, Any], float32: Mapping[Hashable, Any], settings
     return float((row[figure] / float32[figure]) ** power)
 
 
-def _objection(row: Mapping[Hashable, Any], float32: Mapping[Hashable, Any], settings: Compression) -> str:
+def _objection(row: Mapping[Hashable, Any], float32: Mapping[Hashable, Any], settings: Compression, unit: str) -> str:
     """Why a compressed candidate cannot be chosen; empty where it can."""
     if row["note"]:
         return str(row["note"])
     if not row["within_budget"]:
         return f"loses {row['lost']:.4f} of {row['lost_in']}, budget {settings.max_metric_drop:g}"
     if row["latency_ms_p50"] > float32["latency_ms_p50"]:
-        return f"is slower for one image: {row['latency_ms_p50']:.3g} ms against {float32['latency_ms_p50']:.3g} ms"
+        return (
+            f"is slower for one {unit[:-1]}: {row['latency_ms_p50']:.3g} ms against {float32['latency_ms_p50']:.3g} ms"
+        )
     if row["throughput"] < float32["throughput"]:
-        return f"is slower in batches: {row['throughput']:.0f} images/s against {float32['throughput']:.0f}"
+        return f"is slower in batches: {row['throughput']:.0f} {unit}/s against {float32['throughput']:.0f}"
     if _gain(row, float32, settings) < 1 + WORTHWHILE:
         figure = OBJECTIVES[settings.objective][0]
         return f"gains too little: {figure} {row[figure]:.4g} against {float32[figure]:.4g}"

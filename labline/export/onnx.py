@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,22 +28,32 @@ def export_onnx(model: ImageClassifier, path: Path, image_size: int, channels: i
     where the written file does not pass `onnx.checker`.
     """
     released = _Released(fold_batch_norm(copy.deepcopy(model).cpu())).eval()
-    # A batch of one would be taken for a constant: torch.export specialises on 0 and 1.
     images_NHWC = torch.zeros(2, image_size, image_size, channels, dtype=torch.uint8)
+    return write_onnx(released, images_NHWC, path, INPUT, OUTPUTS, type(model.backbone).__name__)
+
+
+def write_onnx(
+    module: nn.Module, samples: torch.Tensor, path: Path, input_name: str, output_names: Sequence[str], called: str
+) -> Path:
+    """Write a module on the CPU, in evaluation mode, as one ONNX file for any number of samples.
+
+    `samples` are two of them: a batch of one would be taken for a constant, for torch.export specialises on 0 and 1.
+    `called` is what an error calls the network. The same weights give the same bytes.
+    """
     try:
         with _quiet():
             program = torch.onnx.export(
-                released,
-                (images_NHWC,),
+                module,
+                (samples,),
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                input_names=[input_name],
+                output_names=list(output_names),
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
         raise BadInput(
-            f"model.architecture: {type(model.backbone).__name__} cannot be exported to ONNX: {_reason(error)}. "
+            f"model.architecture: {called} cannot be exported to ONNX: {_reason(error)}. "
             "Expected a forward() without Python branches on tensor values, for any batch size; "
             "try torch.export.export() on it to see the line."
         ) from error

@@ -27,6 +27,13 @@ def onnx_logits(
     session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8], batch_size: int = 256
 ) -> npt.NDArray[np.float32]:
     """Logits, float32 N x classes, of uint8 NHWC images (N may be 0), computed in batches."""
-    starts = range(0, max(len(images), 1), batch_size)
-    batches = [session.run(["logits"], {INPUT: images[start : start + batch_size]})[0] for start in starts]
-    return np.concatenate(batches)
+    return onnx_answers(session, images, "logits", batch_size)
+
+
+def onnx_answers(
+    session: onnxruntime.InferenceSession, samples: npt.NDArray[np.generic], output: str, batch_size: int = 256
+) -> npt.NDArray[np.float32]:
+    """The named output, float32 N x outputs, of a file with one input for N samples (N may be 0), in batches."""
+    name = session.get_inputs()[0].name
+    starts = range(0, max(len(samples), 1), batch_size)
+    return np.concatenate([session.run([output], {name: samples[start : start + batch_size]})[0] for start in starts])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ class Parity:
     `max_abs_difference` is over all logits. `decision_agreement` (0 to 1) is the share of samples with the same
     winning class, near ties counted like all others; `near_ties` says how many samples have a PyTorch winner that
     leads by less than NEAR_TIE of its largest logit, and `unexplained` how many decisions differ beyond those.
+    `largest` is the largest absolute logit of PyTorch, the scale of the difference.
     """
 
     max_abs_difference: float
@@ -33,6 +36,7 @@ class Parity:
     samples: int
     near_ties: int
     unexplained: int
+    largest: float
 
 
 def parity(
@@ -43,12 +47,22 @@ def parity(
     `images` are uint8 NHWC; of more than `samples`, that many are taken, evenly spread over their order.
     Raises BadInput where there is no image to compare on.
     """
+    return parity_of(model, partial(onnx_logits, session), images, samples)
+
+
+def parity_of(
+    model: ImageClassifier,
+    logits: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
+    images: npt.NDArray[np.uint8],
+    samples: int = 1000,
+) -> Parity:
+    """Compare any function from uint8 NHWC images to logits with the PyTorch model, as `parity` does."""
     if len(images) == 0:
         raise BadInput("parity needs at least one image, got none. Give it the test split.")
     chosen = images[np.linspace(0, len(images) - 1, min(samples, len(images))).round().astype(int)]
     # A copy on the CPU: TF32 or bfloat16 of the training device would be measured otherwise.
     expected_NK = predict_logits(copy.deepcopy(model), chosen)
-    exported_NK = onnx_logits(session, chosen)
+    exported_NK = logits(chosen)
     differs = expected_NK.argmax(axis=1) != exported_NK.argmax(axis=1)
     near_tie = _lead(expected_NK) < NEAR_TIE * np.abs(expected_NK).max(axis=1)
     return Parity(
@@ -57,6 +71,7 @@ def parity(
         samples=len(chosen),
         near_ties=int(near_tie.sum()),
         unexplained=int((differs & ~near_tie).sum()),
+        largest=float(np.abs(expected_NK).max()),
     )
 
 

@@ -12,7 +12,7 @@ from labline.models.classifier import ImageClassifier
 from labline.usecase import ImageUseCase
 
 
-def save_weights(model: ImageClassifier, path: Path) -> None:
+def save_weights(model: torch.nn.Module, path: Path) -> None:
     """Write every weight and buffer, preprocessing and temperature included."""
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, path)
 

@@ -21,6 +21,7 @@ from labline.evaluation import classification_metrics
 from labline.series.backtests import diebold_mariano
 from labline.series.baselines import VarianceForecasts, baseline_forecasts, realized_variance
 from labline.series.dataset import SeriesDataset, Windows
+from labline.series.dataset import windows as windows_of
 from labline.series.evaluation import block_interval, qlike, risk_figures, risk_table
 from labline.series.forecaster import implied_variance
 from labline.series.forecasting import ForecastSettings, forecast_losses
@@ -64,6 +65,38 @@ class Assessment:
     intervals: dict[str, tuple[float, float]]
     rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
     verdict: str = ""
+
+
+def assess(
+    dataset: SeriesDataset, windows: Windows, outputs: npt.NDArray[np.float32], forecast: ForecastSettings
+) -> tuple[Assessment, Rivals | None]:
+    """Judge forecasts `outputs` of `windows` (see `rows_after_training`) on the test split.
+
+    The metrics of the comparison, where there is one, are among `Assessment.metrics` under the names of
+    `Rivals.figures` less "test_".
+    """
+    test = windows_of(dataset, "test")
+    tested = outputs[np.searchsorted(windows.indices, test.indices)]
+    days = dataset.manifest["timestamp"].iloc[test.indices]
+    metrics, intervals = own_metrics(tested, dataset.targets[test.indices], days, forecast)
+    rivals, said = None, ""
+    try:
+        rivals = against_rivals(dataset, windows, outputs, test, forecast)
+        said = verdict(rivals.figures)
+    except BadInput as error:
+        said = f"Not compared with HAR, GARCH(1,1) and EWMA: {error}."
+    found = Assessment(
+        target=dataset.description.target,
+        head=forecast.head,
+        samples=len(test),
+        first=f"{days.min():%Y-%m-%d}",
+        last=f"{days.max():%Y-%m-%d}",
+        metrics=metrics | ({} if rivals is None else {n.removeprefix("test_"): v for n, v in rivals.figures.items()}),
+        intervals=intervals,
+        rivals=pd.DataFrame() if rivals is None else rivals.table,
+        verdict=said,
+    )
+    return found, rivals
 
 
 def own_metrics(
@@ -137,8 +170,8 @@ def verdict(figures: Mapping[str, float]) -> str:
     """Whether the network earns its place beside HAR and GARCH(1,1), in plain words, from `Rivals.figures`."""
     ours, har, garch = (figures[f"{name}_qlike"] for name in ("test", "har", "garch"))
     worse, better = figures["p_worse_than_har"], figures["p_better_than_garch"]
-    against_har = f"QLIKE {ours:.4f} against {har:.4f} of HAR (one-sided Diebold–Mariano p = {worse:.3f} for worse)"
-    against_garch = f"{garch:.4f} of GARCH(1,1) (p = {better:.3f} for better)"
+    against_har = f"QLIKE {ours:.4f} against {har:.4f} of HAR (one-sided Diebold–Mariano p = {worse:.2g} for worse)"
+    against_garch = f"{garch:.4f} of GARCH(1,1) (p = {better:.2g} for better)"
     said = f"{against_har} and {against_garch}"
     if worse < SIGNIFICANCE:
         return f"The network does not earn its place: HAR forecasts better. {said}."

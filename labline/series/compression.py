@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from labline.compression.search import FLOAT32, Search, Tried, attempt, choose, measured
+from labline.compression.search import FLOAT32, Lost, Search, Tried, attempt, choose, measured
 from labline.evaluation import classification_metrics
 from labline.export.onnx_runtime import session
 from labline.series.declaration import Features
@@ -19,6 +21,7 @@ from labline.series.forecasting import ForecastSettings, WindowSource, forecast_
 from labline.usecase import Compression
 
 MEASURED_WINDOWS = 64
+INT8, UNIT = "int8-dynamic", "windows"
 
 
 def search_forecasters(
@@ -35,19 +38,31 @@ def search_forecasters(
     The metric is the one that selects, on validation, through ONNX Runtime. `settings.max_metric_drop` bounds what it
     may lose: absolutely where more is better, and relative to fp32 where it is a loss, which has no natural scale.
     """
-    name = forecast.select or next(iter(forecast.metrics))
-    is_loss = forecast.metrics[name] == "lower"
 
     def judged(path: Path) -> Mapping[str, float]:
-        return {name: validation_metrics(onnx_forecasts(session(path), validation), validation, forecast)[name]}
+        return selected(onnx_forecasts(session(path), validation), validation, forecast)
 
     float32 = export_forecaster(model, directory / f"{FLOAT32}.onnx", features.window, len(features.inputs))
     candidates = [Tried(FLOAT32, float32, judged(float32))]
-    if "int8-dynamic" in settings.passes:
-        candidates.append(attempt("int8-dynamic", directory, partial(quantize_weights, float32), judged))
+    if INT8 in settings.passes:
+        candidates.append(attempt(INT8, directory, partial(quantize_weights, float32), judged))
     samples, _ = validation.batch(np.arange(min(MEASURED_WINDOWS, len(validation))))
-    lost = relative_rise if is_loss else float.__sub__
-    return choose(measured(candidates, samples, settings.max_metric_drop, seconds, lost), settings, "windows")
+    table = measured(candidates, samples, settings.max_metric_drop, seconds, loss_of(forecast))
+    return choose(table, settings, UNIT)
+
+
+def selected(
+    outputs: npt.NDArray[np.float32], windows: WindowSource, forecast: ForecastSettings
+) -> Mapping[str, float]:
+    """The metric that selects, by its name."""
+    name = forecast.select or next(iter(forecast.metrics))
+    return {name: validation_metrics(outputs, windows, forecast)[name]}
+
+
+def loss_of(forecast: ForecastSettings) -> Lost:
+    """How much of the metric that selects is lost, from its value with fp32 and with a candidate."""
+    name = forecast.select or next(iter(forecast.metrics))
+    return relative_rise if forecast.metrics[name] == "lower" else operator.sub
 
 
 def relative_rise(float32: float, value: float) -> float:
@@ -56,7 +71,7 @@ def relative_rise(float32: float, value: float) -> float:
 
 
 def validation_metrics(
-    outputs: np.ndarray[tuple[int, ...], np.dtype[np.float32]], windows: WindowSource, forecast: ForecastSettings
+    outputs: npt.NDArray[np.float32], windows: WindowSource, forecast: ForecastSettings
 ) -> dict[str, float]:
     """Every metric of the head, of forecasts N x outputs of all `windows`."""
     _, targets_N = windows.batch(np.arange(len(windows)))

@@ -51,13 +51,27 @@ class SeriesUseCase(UseCase):
     augmentation: SeriesAugmentation = SeriesAugmentation()
     model: Network = Network()
     training: SeriesTraining
-    compression: Compression = SeriesCompression()
+    compression: SeriesCompression = SeriesCompression()
     export: Export = Export(formats=["onnx", "tflite"])
 
     @property
     def data_path(self) -> str | None:
         """The file, as declared."""
         return self.data.path
+
+    @model_validator(mode="after")
+    def _head_fits_target(self) -> SeriesUseCase:
+        classes, direction = self.model.head == "classes", self.features.target == "direction"
+        if classes != direction:
+            fitting = "classes" if direction else "gaussian, quantile or point"
+            raise ValueError(
+                f'model.head = "{self.model.head}" cannot forecast features.target = "{self.features.target}"; '
+                f"expected {fitting}"
+            )
+        if (self.task == "classification") != classes:
+            expected = "classification" if classes else "regression"
+            raise ValueError(f'task = "{self.task}" does not fit model.head = "{self.model.head}"; use "{expected}"')
+        return self
 
     @model_validator(mode="after")
     def _gates_name_figures(self) -> SeriesUseCase:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from typer.testing import CliRunner
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labline.data.dataset import Dataset
 
 SMALL = [
@@ -21,6 +23,7 @@ SMALL = [
     "model.width=0.25",
     'cleaning.label_issues="off"',
     'compression.passes=["int8-static"]',
+    'export.formats=["onnx"]',  # converting to TensorFlow Lite takes as long as all the rest
     "gates={}",
 ]
 
@@ -62,6 +65,17 @@ def ingested(usecase: str) -> Dataset:
     keys = storage_root().glob("stages/ingest/*/key.json")
     folders = [path.parent for path in keys if json.loads(path.read_text())["usecase"] == usecase]
     return open_dataset(max(folders, key=lambda folder: folder.stat().st_mtime))
+
+
+def written_table(usecase: str, stage: str, name: str) -> pd.DataFrame:
+    """A table that a stage wrote last for a use case."""
+    import pandas as pd
+
+    from tasks.environment import storage_root
+
+    keys = storage_root().glob(f"stages/{stage}/*/key.json")
+    folders = [path.parent for path in keys if json.loads(path.read_text())["usecase"] == usecase]
+    return pd.read_parquet(max(folders, key=lambda folder: folder.stat().st_mtime) / f"{name}.parquet")
 
 
 def embedded(store: Path) -> dict[str, str]:

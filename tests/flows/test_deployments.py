@@ -23,7 +23,8 @@ def test_every_use_case_and_promotion_deploys(servers: dict[str, str]) -> None:
     with get_client(sync_client=True) as client:
         deployed = {deployment.name: deployment for deployment in client.read_deployments()}
     for name in [path.stem for path in Path("usecases").glob("*.toml")]:
-        assert deployed[name].entrypoint == "flows/training.py:training"
+        flow = "forecasting.py:forecasting" if name == "volatility" else "training.py:training"
+        assert deployed[name].entrypoint == f"flows/{flow}"
         assert deployed[name].parameters == {"usecase": name}
     assert deployed["promotion"].entrypoint == "flows/promotion.py:promotion"
     for deployment in deployed.values():

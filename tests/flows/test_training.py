@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from small_runs import SMALL
 from flows.training import training
 from labline.errors import RefusedByGate
 from labline.export.onnx_runtime import session
+from labline.export.tflite_runtime import MODULES, interpreter, tflite_logits
 
 STAGES = ["ingest", "validate", "clean", "augment", "train", "compress", "export", "evaluate", "register"]
 
@@ -107,3 +109,19 @@ def test_a_gate_refuses_and_nothing_is_registered(trained: dict[str, Any]) -> No
     with pytest.raises(RefusedByGate, match=r"accuracy is .* expected at least 1\.01"):
         training("surface", assignments=[*SMALL[:-1], "gates={accuracy={min=1.01}}"])
     assert len(MlflowClient().search_model_versions("name = 'surface'")) == before
+
+
+@pytest.mark.skipif(any(find_spec(name) is None for name in MODULES), reason="labline[tflite] is not installed here")
+def test_tensorflow_lite_is_measured_and_released_beside_onnx(trained: dict[str, Any], tmp_path: Path) -> None:
+    both = training("surface", assignments=[*SMALL, 'export.formats=["onnx", "tflite"]'])
+
+    assert {stage["name"] for stage in both["stages"] if not stage["cached"]} >= {"export", "register"}
+    onnx, tflite = ([row for row in both["candidates"] if row["format"] == name] for name in ("onnx", "tflite"))
+    assert [row["name"] for row in tflite] == ["fp32", "int8-static"]
+    assert [row["name"] for row in onnx if row["chosen"]] == [both["chosen"]]
+    assert [row["chosen"] for row in tflite].count(True) == 1
+    assert both["parity"]["tflite_decision_agreement"] >= 0.999
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/surface/{both['version']}", dst_path=str(tmp_path)))
+    (released,) = folder.rglob("model.tflite")
+    assert tflite_logits(interpreter(released), np.zeros((1, 32, 32, 1), dtype=np.uint8)).shape[0] == 1
+    assert list(folder.rglob("fp32.tflite"))

@@ -19,6 +19,7 @@ from labline.usecase import Compression
 
 COLUMNS = [
     "name",
+    "format",
     "metric",
     "lost",
     "lost_in",

@@ -38,7 +38,7 @@ def test_every_model_gets_its_figures(path: Path) -> None:
 
 
 def test_nothing_to_measure_is_refused(path: Path) -> None:
-    with pytest.raises(BadInput, match="0 models and 5 images"):
+    with pytest.raises(BadInput, match="0 models and 5 samples"):
         measure({}, IMAGES)
-    with pytest.raises(BadInput, match="1 models and 0 images"):
+    with pytest.raises(BadInput, match="1 models and 0 samples"):
         measure({"model": path}, IMAGES[:0])

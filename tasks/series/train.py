@@ -1,0 +1,72 @@
+"""Train: the declared network on the windows of the training split, resumed from the last epoch after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from labline.references import DatasetRef, TrainedModel
+from labline.series.usecase import SeriesUseCase
+from tasks.lineage import write_facts
+from tasks.stage import module_digest, stage
+from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from labline.training import Epoch
+
+
+@stage(
+    sections=("model", "training", "augmentation", "features"),
+    depends=lambda declaration: {"source of model.architecture": module_digest(declaration.model.architecture)},
+    resumes=True,
+)
+def train(declaration: SeriesUseCase, dataset: DatasetRef, *, workspace: Workspace) -> TrainedModel:
+    """Fit the network, logging every epoch as it ends."""
+    from labline.models.weights import save_weights
+    from labline.plots import learning_curves
+    from labline.series.dataset import open_series, windows
+    from labline.series.forecasting import fit_forecaster
+    from labline.series.weights import build_forecaster_network, forecast_settings, selected_metric
+
+    data, settings = open_series(workspace.resolve(dataset.directory)), declaration.training
+    select, is_loss = selected_metric(declaration)
+
+    def on_epoch(epoch: Epoch) -> None:
+        figures = asdict(epoch)
+        losses, restored = figures.pop("losses"), figures.pop("restored")
+        workspace.progress(
+            epoch.epoch, settings.epochs, f"epoch {epoch.epoch}, {select} {figures[f'validation_{select}']:.4f}"
+        )
+        first_step = (epoch.epoch - 1) * len(losses)
+        workspace.steps(
+            [(epoch.epoch, figures), *((first_step + i, {"step_loss": loss}) for i, loss in enumerate(losses))],
+            seen_before=restored,
+        )
+
+    fitted = fit_forecaster(
+        build_forecaster_network(declaration),
+        windows(data, "train"),
+        windows(data, "validation"),
+        settings,
+        forecast_settings(declaration),
+        checkpoint=workspace.path / "checkpoint.pt",
+        on_epoch=on_epoch,
+    )
+    weights = workspace.path / "model.safetensors"
+    save_weights(fitted.model, weights)
+    write_facts(workspace.path, declaration)
+    declared = declaration.model_dump(mode="json")
+    for section in ("features", "model", "training"):
+        workspace.parameters({f"{section}.{key}": value for key, value in declared[section].items()})
+    metrics = {f"best_validation_{select}": fitted.validation_metric}
+    workspace.metrics({**metrics, "best_epoch": fitted.best_epoch})
+    workspace.table("history", fitted.history)
+    workspace.figure("learning_curves", learning_curves(fitted.history, select, is_loss))
+    return TrainedModel(
+        directory=workspace.name,
+        digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        epochs=len(fitted.history),
+        metrics=metrics,
+        figure=f"validation {select} {fitted.validation_metric:.4f} in {len(fitted.history)} epochs",
+    )

@@ -40,7 +40,8 @@ def roll_back(registry: Registry, reason: str, who: str | None = None, force: bo
         registry.reconcile()
         after = rolled_back(registry.standing())
         target = str(after.production)
-        _load_tested(registry, target, force)
+        if not force:
+            _load_test(registry, target)
         return registry.move("rollback", target, after, reason or "rolled back", who)
 
 
@@ -67,9 +68,9 @@ def write_down(
     return entry
 
 
-def _load_tested(registry: Registry, version: str, force: bool) -> None:
+def _load_test(registry: Registry, version: str) -> None:
     report = check_infrastructure(fetch_version(registry, version).folder)
-    if not report.ok and not force:
+    if not report.ok:
         raise LablineError(
             f"{registry.usecase} version {version} does not start and is not restored: {'; '.join(report.problems)}. "
             "Promote another version, or use --force"

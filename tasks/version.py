@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labline.declaration import load_image_usecase, own_modules
+from labline.declaration import load_image_usecase, load_usecase, own_modules
 from labline.errors import BadInput
 from labline.usecase import ImageUseCase
 from tasks.environment import USECASES, storage_root
@@ -73,6 +73,11 @@ def fetch_version(registry: Registry, number: str) -> Version:
                 f"{registry.usecase} version {number} has no {name}: it was not registered by this labline; "
                 f"register one with labline run {registry.usecase}"
             )
+    if not isinstance(load_usecase(str(folder / "extra_files" / "usecase.toml"), USECASES), ImageUseCase):
+        raise BadInput(
+            f"{registry.usecase} forecasts a series, and only image classifiers can be judged and load-tested so far: "
+            "move its versions by hand in MLflow's pages (labline ui), which labline obeys, or roll back with --force"
+        )
     return Version(registry.usecase, number, str(found.run_id or ""), dict(found.tags), folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def list_usecases(json: bool) -> None:
     what = Column("what", no_wrap=True, ratio=1)
     table = Table(Column("use case", no_wrap=True), what, "data", "newest", "staging", "production", expand=True)
     for row in rows:
-        newest = f"{row['version']}: {row['accuracy'] or ''} {row['stage']}" if row["version"] else "-"
+        newest = f"{row['version']}: {row['accuracy'] or row['loss'] or ''} {row['stage']}" if row["version"] else "-"
         shown = (row["usecase"], row["title"], row["data"], newest, row["staging"], row["production"])
         table.add_row(*(value or "-" for value in shown))
     Console(stderr=json).print(table)
@@ -61,8 +62,8 @@ def registered_names() -> set[str]:
 
 
 def _versions(usecase: str, registered: bool) -> dict[str, str | None]:
-    """The newest version with its stage and accuracy, and the versions in Staging and Production, seen just now."""
-    shown: dict[str, str | None] = dict.fromkeys(("version", "stage", "accuracy", "staging", "production"))
+    """The newest version, its stage, accuracy or loss, and the versions in Staging and Production, seen just now."""
+    shown: dict[str, str | None] = dict.fromkeys(("version", "stage", "accuracy", "loss", "staging", "production"))
     if not registered:
         return shown
     from tasks.registry import look, open_registry
@@ -72,9 +73,19 @@ def _versions(usecase: str, registered: bool) -> dict[str, str | None]:
     standing, versions = registry.standing(), registry.versions()
     shown |= {"staging": standing.staging, "production": standing.production}
     if versions:
-        newest = str(versions[0].version)
-        shown |= {"version": newest, "stage": standing.stage_of(newest), "accuracy": versions[0].tags.get("accuracy")}
+        newest, tags = str(versions[0].version), versions[0].tags
+        shown |= {
+            "version": newest,
+            "stage": standing.stage_of(newest),
+            "accuracy": tags.get("accuracy"),
+            "loss": _loss(tags),
+        }
     return shown
+
+
+def _loss(tags: Mapping[str, str]) -> str | None:
+    """What a forecaster is known by."""
+    return next((f"{name} {float(tags[name]):.3g}" for name in ("qlike", "mse") if name in tags), None)
 
 
 def _data_state(path: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """A declaration with sections of another in place of its own."""
-    both = {
-        key: {**first[key], **value} if isinstance(value, dict) else value
-        for key, value in second.items()
-        if key in first
-    }
+    both = {key: {**first.get(key, {}), **value} for key, value in second.items() if isinstance(value, dict)}
     return {**first, **second, **both}
 
 
@@ -71,7 +68,9 @@ def test_the_direction_is_classified(folder: Path) -> None:
     assert "test_accuracy" in ended.summary["metrics"]
 
 
-def test_ones_own_network_and_reader_run(folder: Path) -> None:
+def test_ones_own_network_and_reader_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("mynet", "myreader"):  # those of another test would be taken
+        monkeypatch.delitem(sys.modules, module, raising=False)
     network, reader = blocks("python")
     (folder / "mynet.py").write_text(network)
     (folder / "myreader.py").write_text(reader)

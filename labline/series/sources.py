@@ -121,17 +121,22 @@ def _sp500(settings: SeriesData) -> _Table:
     """Daily prices of the S&P 500, 1999 to 2018, as the package `arch` ships them."""
     import arch.data.sp500
 
-    return _shipped(arch.data.sp500, "sp500")
+    return _shipped(arch.data.sp500, "sp500", settings)
 
 
 def _nasdaq(settings: SeriesData) -> _Table:
     """Daily prices of the NASDAQ composite, 1999 to 2018, as the package `arch` ships them."""
     import arch.data.nasdaq
 
-    return _shipped(arch.data.nasdaq, "nasdaq")
+    return _shipped(arch.data.nasdaq, "nasdaq", settings)
 
 
-def _shipped(module: ModuleType, name: str) -> _Table:
+def _shipped(module: ModuleType, name: str, settings: SeriesData) -> _Table:
+    if settings.path is not None:
+        raise BadInput(
+            f"data.source = {name!r} is built in and reads no file, got data.path = {settings.path!r}; leave that out, "
+            'or declare data.source = "csv" or "parquet"'
+        )
     frame = module.load()
     return _Table(_with_index(frame.rename_axis("date")), name, entity=name)
 

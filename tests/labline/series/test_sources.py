@@ -25,6 +25,11 @@ def test_the_shipped_indices_load_without_a_network(name: str) -> None:
     assert str(source.rows["timestamp"].iloc[-1].date()) == "2018-12-31"
 
 
+def test_a_file_for_an_index_that_is_built_in_is_refused() -> None:
+    with pytest.raises(BadInput, match="built in and reads no file"):
+        read_series(SeriesData(source="sp500", path="mine.csv"))
+
+
 def test_a_csv_is_read_with_plain_names_and_missing_numbers(tmp_path: Path) -> None:
     source = read_text(
         tmp_path, "Date,Adj Close,Ticker\n2020-01-01,1.5,NA\n2020-01-02,,NA\n2020-01-03,.,NA\n", entity="ticker"

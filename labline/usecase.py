@@ -146,7 +146,7 @@ class Evaluation(Section):
     """What the released model is shown besides the test images as they are."""
 
     corruptions: dict[Corruption, float] = Field(
-        {"noise": 0.02, "blur": 0.25, "brightness": 0.1},
+        {"noise": 0.02, "blur": 0.4, "brightness": 0.1},
         description="severities: noise and brightness as a share of 255, blur as sigma at 32 pixels",
     )
 

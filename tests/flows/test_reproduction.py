@@ -43,8 +43,8 @@ def test_a_version_leads_back_to_what_it_was_made_of(surface: str, tmp_path: Pat
     assert {name: lineage[name] for name in tags if name in lineage} == {
         name: tags[name]
         for name in (
-            "dataset.digest", "code.commit", "lock.sha256", "weights.sha256", "onnx.sha256", "chosen.sha256",
-            "compression.chosen", "parent.version", "reason",
+            "dataset.digest", "dataset.directory", "code.commit", "lock.sha256", "weights.sha256", "onnx.sha256",
+            "chosen.sha256", "compression.chosen", "parent.version", "reason",
         )
     }  # fmt: skip
     rows = pd.read_parquet(folder / "extra_files" / "manifest.parquet")

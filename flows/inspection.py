@@ -27,7 +27,7 @@ def list_usecases(json: bool) -> None:
         rows.append(row | _versions(declaration.name, declaration.name in registered))
     for name in sorted(registered - {row["usecase"] for row in rows}):
         rows.append({"usecase": name, "title": "declared elsewhere", "data": "-"} | _versions(name, True))
-    what = Column("what", no_wrap=True, ratio=1, min_width=16)
+    what = Column("what", no_wrap=True, ratio=1)
     table = Table(Column("use case", no_wrap=True), what, "data", "newest", "staging", "production", expand=True)
     for row in rows:
         newest = f"{row['version']}: {row['accuracy'] or row['loss'] or ''} {row['stage']}" if row["version"] else "-"

@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from labline.errors import LablineError
+from labline.packaged_model import PROBABILITIES, PackagedModel, TensorSpec, open_model
 from labline.strict_json import nan_to_null
-from serving.model import PROBABILITIES, ServedModel, TensorSpec, fetch, open_model
+from serving.fetching import fetch
 
 Images = npt.NDArray[np.uint8]
 
@@ -97,7 +98,7 @@ def open_example(folder: Path, expected: TensorSpec) -> Images:
     return example
 
 
-def _problems(model: ServedModel, example: Images, answers: dict[str, npt.NDArray[Any]]) -> list[str]:
+def _problems(model: PackagedModel, example: Images, answers: dict[str, npt.NDArray[Any]]) -> list[str]:
     """What is wrong with the answers to the input example."""
     found = []
     for spec in model.outputs:
@@ -124,14 +125,14 @@ def _problems(model: ServedModel, example: Images, answers: dict[str, npt.NDArra
     return found
 
 
-def _apart(model: ServedModel, example: Images) -> float:
+def _apart(model: PackagedModel, example: Images) -> float:
     """The largest difference between the probabilities of a sample alone and of the same sample in a batch."""
     batch = np.resize(example, (max(len(example), SMALLEST_BATCH), *example.shape[1:]))
     alone_NK = np.concatenate([model.predict(batch[i : i + 1]) for i in range(len(example))])
     return float(np.abs(alone_NK - model.predict(batch)[: len(example)]).max())
 
 
-def _latencies(model: ServedModel, example: Images, requests: int) -> list[float]:
+def _latencies(model: PackagedModel, example: Images, requests: int) -> list[float]:
     """Milliseconds of each of so many single requests, one after the other."""
     milliseconds = []
     for i in range(requests):

@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from labline.errors import BadInput
+from labline.packaged_model import open_model
 from serving.check import check, main
-from serving.model import open_model
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

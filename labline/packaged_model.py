@@ -1,4 +1,4 @@
-"""A registered version as the service loads it: the ONNX file, its signature and its labels, and nothing pickled.
+"""A registered version as it is run: the ONNX file, its signature and its labels, and nothing pickled.
 
 Shape legend: N samples, H height, W width, C channels, K classes.
 """
@@ -6,7 +6,6 @@ Shape legend: N samples, H height, W width, C channels, K classes.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from labline.export.onnx_runtime import INPUT, OUTPUTS, session
 
 Tensor = npt.NDArray[Any]
 
-MODEL_URI = re.compile(r"models:/[^/@]+(/\d+|@[^/@]+)")
 PROBABILITIES = "probabilities"
 ELEMENT_TYPES = {"float": "float32", "double": "float64"}  # where ONNX Runtime's names are not NumPy's
 
@@ -47,7 +45,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class PackagedModel:
     """A loaded version: the ONNX Runtime session, what it takes and gives, and the names of its K classes.
 
     Safe to call from several threads at once.
@@ -78,7 +76,7 @@ class ServedModel:
         return answers
 
 
-def open_model(folder: Path, threads: int = 1) -> ServedModel:
+def open_model(folder: Path, threads: int = 1) -> PackagedModel:
     """Load the version in an MLflow model folder, to run on the CPU with the given number of threads.
 
     Reads `MLmodel`, the ONNX file that it names and the labels in `extra_files/evaluation.json`.
@@ -104,37 +102,7 @@ def open_model(folder: Path, threads: int = 1) -> ServedModel:
     _check_graph(path, "input", graph.get_inputs(), inputs)
     _check_graph(path, "output", graph.get_outputs(), outputs)
     (probabilities,) = (spec for spec in outputs if spec.name == PROBABILITIES)
-    return ServedModel(folder, graph, inputs[0], outputs, _labels(folder, probabilities))
-
-
-def fetch(model_uri: str, destination: Path) -> Path:
-    """Download `models:/NAME/VERSION` or `models:/NAME@ALIAS` into a new or empty folder; returns where it lies.
-
-    The registry is the one MLflow's settings name (`MLFLOW_TRACKING_URI`, `MLFLOW_REGISTRY_URI`). Raises BadInput
-    for an address of another form, for a version, alias or file that is not there and for a folder in use, and
-    LablineError where the registry cannot be asked.
-    """
-    if not MODEL_URI.fullmatch(model_uri):
-        raise BadInput(f"{model_uri!r}: models:/NAME/VERSION (as models:/steel/3) or models:/NAME@ALIAS was expected")
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    destination.mkdir(parents=True, exist_ok=True)
-    if any(destination.iterdir()):
-        raise BadInput(f"{destination}: an empty folder was expected: the files of two versions would be mixed")
-    try:
-        fetched = Path(download_artifacts(artifact_uri=model_uri, dst_path=str(destination)))
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise BadInput(
-                f"{model_uri} is not in the registry: {error.message}. The Models page of labline ui lists what is."
-            ) from error
-        raise LablineError(f"{model_uri} cannot be fetched: {error.message}. Is the MLflow server up?") from error
-    except OSError as error:
-        raise BadInput(f"{model_uri} is registered, but its files cannot be copied: {error}") from error
-    if not (fetched / "MLmodel").is_file():  # MLflow calls a folder that is gone a successful download of nothing
-        raise BadInput(f"{model_uri} is registered, but its files are gone. Register the version anew.")
-    return fetched
+    return PackagedModel(folder, graph, inputs[0], outputs, _labels(folder, probabilities))
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -17,6 +18,9 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start and then interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Prefect and MLflow read their settings when they are imported, which collecting tests already does.
 STORE = Path(tempfile.mkdtemp(prefix="labline-tests-"))

@@ -36,12 +36,13 @@ def evaluate(
     from labline.evaluation import evaluate as measure
     from labline.evaluation import named_figures, robustness, write_evaluation
     from labline.export.onnx_runtime import session
+    from labline.reference import image_reference, write_reference
 
     data = open_dataset(workspace.resolve(dataset.directory))
     images, targets = data.split("test")
     rows = data.rows("test").reset_index(drop=True)
     chosen = session(workspace.resolve(exported.directory) / "chosen.onnx", threads=0)
-    beliefs = probabilities(chosen, images)
+    beliefs, answered, embedding = _answers(chosen, images)
     severities = declaration.evaluation.corruptions
     found = replace(
         measure(beliefs, targets, data.labels, rows),
@@ -59,6 +60,7 @@ def evaluate(
     _pictures(data, found, beliefs, targets, rows, workspace)
     write_evaluation(found, workspace.path / "evaluation.json")
     (workspace.path / "baseline.json").write_text(json.dumps(baseline(rows, beliefs, found), indent=1))
+    write_reference(image_reference(rows, answered, embedding, data.labels), workspace.path / "reference.parquet")
     low, high = intervals["test_accuracy"]
     return EvaluatedModel(
         directory=workspace.name,
@@ -67,6 +69,22 @@ def evaluate(
         intervals=intervals,
         figure=f"test accuracy {metrics['test_accuracy']:.4f} ({low:.4f} to {high:.4f})",
     )
+
+
+def _answers(
+    model: InferenceSession, images_NHWC: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """What `probabilities` gives, the probabilities as the model will serve them, and its embedding if it has one.
+
+    All from one pass over the images, for that is what takes the time.
+    """
+    from scipy.special import softmax
+
+    from labline.export.onnx_runtime import EMBEDDING, OUTPUTS, onnx_outputs, output_sizes
+
+    names = [name for name in (*OUTPUTS, EMBEDDING) if name in output_sizes(model)]
+    logits_NK, answered_NK, *embedding = onnx_outputs(model, images_NHWC, names)
+    return softmax(logits_NK, axis=1), answered_NK, embedding[0] if embedding else None
 
 
 def probabilities(model: InferenceSession, images_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.floating]:

@@ -87,7 +87,7 @@ def register(
     with mlflow.start_run(run_id=recording.run_id, log_system_metrics=False):
         log_dataset(declaration, rows, dataset, targets="label")
         released = workspace.resolve(exported.directory) / "chosen.onnx"
-        number = log_version(declaration, released, _signature(declaration, len(data.labels)), example, extra)
+        number = log_version(declaration, released, _signature(declaration, released), example, extra)
     describe(recording.client, declaration, number, card, version_tags(lineage, compressed, exported, evaluated))
     return RegisteredVersion(
         directory=workspace.name,
@@ -178,7 +178,7 @@ def version_files(
         if (released := workspace.resolve(exported.directory) / source).is_file():
             shutil.copy(released, folder / name)
     shutil.copy(workspace.resolve(trained.directory) / "model.safetensors", folder)
-    for name in ("baseline.json", "evaluation.json"):
+    for name in ("baseline.json", "evaluation.json", "reference.parquet"):
         shutil.copy(workspace.resolve(evaluated.directory) / name, folder)
     (folder / "usecase.toml").write_text(as_toml(declaration))
     (folder / "environment.json").write_text(json.dumps(lineage, indent=2))
@@ -190,14 +190,17 @@ def version_files(
     return sorted(folder.iterdir())
 
 
-def _signature(declaration: ImageUseCase, classes: int) -> ModelSignature:
+def _signature(declaration: ImageUseCase, released: Path) -> ModelSignature:
+    """Raw images in; out what the released file gives: logits, probabilities and, of most networks, an embedding."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
+    from labline.export.onnx_runtime import output_sizes, session
+
     size, channels = declaration.data.image_size, declaration.data.channels
     outputs: list[ColSpec | TensorSpec] = [
-        TensorSpec(np.dtype(np.float32), (-1, classes), name) for name in ("logits", "probabilities")
+        TensorSpec(np.dtype(np.float32), (-1, values), name) for name, values in output_sizes(session(released)).items()
     ]
     images = TensorSpec(np.dtype(np.uint8), (-1, size, size, channels), "images")
     return ModelSignature(inputs=Schema([images]), outputs=Schema(outputs))

@@ -25,16 +25,18 @@ def evaluate(
 ) -> EvaluatedModel:
     """Metrics with intervals, the comparison and its pictures; and the baseline for monitoring."""
     from labline.export.onnx_runtime import session
+    from labline.reference import write_reference
     from labline.series.assessment import assess, rows_after_training, write_assessment
     from labline.series.dataset import open_series
     from labline.series.export import onnx_forecasts
-    from labline.series.profile import series_profile
+    from labline.series.profile import series_profile, series_reference
     from labline.series.weights import forecast_settings, selected_metric
 
     data = open_series(workspace.resolve(dataset.directory))
     later = rows_after_training(data)
     outputs = onnx_forecasts(session(workspace.resolve(exported.directory) / "chosen.onnx", threads=0), later)
-    found, rivals = assess(data, later, outputs, forecast_settings(declaration))
+    settings = forecast_settings(declaration)
+    found, rivals = assess(data, later, outputs, settings)
     metrics = {_on_the_run(name): value for name, value in found.metrics.items()}
     intervals = {f"test_{name}": ends for name, ends in found.intervals.items()}
     workspace.metrics(metrics)
@@ -47,6 +49,7 @@ def evaluate(
     write_assessment(found, workspace.path / "evaluation.json")
     profile = series_profile(data, later, outputs, found)
     (workspace.path / "baseline.json").write_text(json.dumps(profile, indent=1))
+    write_reference(series_reference(data, later, outputs, settings), workspace.path / "reference.parquet")
     select, _ = selected_metric(declaration)
     low, high = found.intervals.get(select, (float("nan"), float("nan")))
     return EvaluatedModel(

@@ -78,6 +78,7 @@ def test_the_version_carries_everything_and_answers_its_input_example(trained: d
         "usecase.toml",
         "baseline.json",
         "evaluation.json",
+        "reference.parquet",
         "environment.json",
         "manifest.parquet",
         "model_card.md",

@@ -10,12 +10,14 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from small_runs import SMALL
+from small_runs import SMALL, ingested
 
 from flows.training import training
+from labline.data.storing import pixel_statistics
 from labline.errors import RefusedByGate
-from labline.export.onnx_runtime import session
+from labline.export.onnx_runtime import onnx_outputs, session
 from labline.export.tflite_runtime import MODULES, interpreter, tflite_logits
+from labline.reference import open_reference
 
 STAGES = ["ingest", "validate", "clean", "augment", "train", "compress", "export", "evaluate", "register"]
 
@@ -71,6 +73,7 @@ def test_the_version_carries_everything_and_answers_its_input_example(trained: d
         "usecase.toml",
         "baseline.json",
         "evaluation.json",
+        "reference.parquet",
         "model_card.md",
         "requirements.lock",
     } <= carried
@@ -80,6 +83,22 @@ def test_the_version_carries_everything_and_answers_its_input_example(trained: d
     answered = model.predict({"images": example})
     (expected,) = session(folder / "model.onnx").run(["probabilities"], {"images": example})
     np.testing.assert_allclose(answered["probabilities"], expected, atol=1e-5)
+    assert set(answered) == {"logits", "probabilities", "embedding"}
+
+
+def test_the_version_carries_the_answers_it_was_judged_by(trained: dict[str, Any], tmp_path: Path) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/surface/{trained['version']}", dst_path=str(tmp_path)))
+    sample = open_reference(folder / "extra_files" / "reference.parquet")
+    assert (sample.rows["answer"] == sample.rows["label"]).mean() == pytest.approx(trained["metrics"]["test_accuracy"])
+    data = ingested("surface")
+    stored = data.manifest.set_index("sample_id").loc[sample.rows["sample_id"]]
+    images = data.images[stored["row"].to_numpy()]
+    released = session(folder / "model.onnx")
+    probabilities, embedding = onnx_outputs(released, images, ["probabilities", "embedding"])
+    np.testing.assert_allclose(sample.outputs, probabilities, atol=1e-5)
+    np.testing.assert_allclose(sample.embedding, embedding, rtol=2e-3, atol=1e-3)
+    means, _ = pixel_statistics(images)
+    np.testing.assert_array_equal(sample.rows["mean"], means)
 
 
 def test_a_second_run_takes_everything_from_the_cache(trained: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from labline.compression.quantization import quantize
 from labline.errors import BadInput
 from labline.export.onnx import export_onnx
-from labline.export.onnx_runtime import onnx_logits, session
+from labline.export.onnx_runtime import EMBEDDING, onnx_answers, onnx_logits, session
 from labline.models import ImageClassifier
 
 Stripes = Callable[[int, int], tuple[Any, Any]]
@@ -45,6 +45,15 @@ def test_clients_see_no_difference(float32: Path, tmp_path: Path, stripes: Strip
         [*before.get_inputs(), *before.get_outputs()], [*after.get_inputs(), *after.get_outputs()], strict=True
     ):
         assert (old.name, old.type, old.shape) == (new.name, new.type, new.shape)
+
+
+def test_the_embedding_is_nearly_that_of_float32(float32: Path, tmp_path: Path, stripes: Stripes) -> None:
+    int8 = quantize(float32, tmp_path / "int8.onnx", stripes(70, 2)[0])
+    images, _ = stripes(200, 3)
+
+    before, after = (onnx_answers(session(path), images, EMBEDDING) for path in (float32, int8))
+
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.98
 
 
 def test_activations_are_unsigned_weights_signed_and_logits_float(

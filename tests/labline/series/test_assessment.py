@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from labline.errors import BadInput
+from labline.reference import open_reference, write_reference
 from labline.series.assessment import (
     Assessment,
     against_rivals,
@@ -24,7 +25,7 @@ from labline.series.dataset import SeriesDataset, Windows, windows
 from labline.series.declaration import Features
 from labline.series.forecasting import ForecastSettings
 from labline.series.model_card import series_model_card
-from labline.series.profile import series_profile
+from labline.series.profile import series_profile, series_reference
 from labline.series.usecase import SeriesUseCase
 from tests.labline.series.market import FEATURES, as_csv, make_prices, prepare
 
@@ -121,6 +122,40 @@ def test_the_profile_counts_every_test_window_in_bins(dataset: SeriesDataset) ->
         assert sum(histogram["counts"]) == found.samples
     assert list(profile["inputs"]) == list(FEATURES.inputs)
     assert profile["quality"]["qlike"]["value"] == found.metrics["qlike"]
+
+
+def test_the_reference_sample_has_the_last_features_of_every_test_window(dataset: SeriesDataset) -> None:
+    later, test = rows_after_training(dataset), windows(dataset, "test")
+    found = series_reference(dataset, later, oracle(later), CHOICE)
+    assert found.features == tuple(FEATURES.inputs)
+    assert list(found.rows["sample_id"]) == list(dataset.manifest["sample_id"].iloc[test.indices])
+    inputs_NTF, targets_N = test.batch(np.arange(len(test)))
+    np.testing.assert_array_equal(found.rows[list(found.features)].to_numpy(), inputs_NTF[:, -1])
+    np.testing.assert_array_equal(found.rows["target"], targets_N)
+    np.testing.assert_array_equal(found.rows["answer"], found.outputs[:, 0], "the mean of a gaussian forecast")
+    assert np.abs(found.rows["answer"] - found.rows["target"]).mean() < 0.1, "an oracle's answers, row by row"
+
+
+def test_the_reference_sample_of_a_direction_names_the_classes(tmp_path: Path) -> None:
+    features = Features(**FEATURES.model_dump() | {"target": "direction"})
+    dataset = prepare(as_csv(make_prices(300), tmp_path), tmp_path / "data", features)
+    later = rows_after_training(dataset)
+    logits = np.random.default_rng(0).normal(0, 1, (len(later), 2)).astype(np.float32)
+    rows = series_reference(dataset, later, logits, ForecastSettings(head="classes", target="direction")).rows
+    assert set(rows["label"]) | set(rows["answer"]) == {"higher", "not higher"}
+    assert rows["confidence"].between(0.5, 1).all()
+
+
+def test_a_feature_that_is_called_like_a_column_of_ours_stands_beside_it(tmp_path: Path) -> None:
+    prices = make_prices(300)
+    features = Features(**FEATURES.model_dump() | {"inputs": ["target", "log-return(close)"]})
+    data = as_csv(prices.assign(target=prices["volume"]), tmp_path)
+    dataset = prepare(data, tmp_path / "data", features)
+    later = rows_after_training(dataset)
+    write_reference(series_reference(dataset, later, oracle(later), CHOICE), tmp_path / "reference.parquet")
+    read = open_reference(tmp_path / "reference.parquet")
+    assert read.features == ("feature(target)", "log-return(close)")
+    assert read.rows["feature(target)"].min() >= 1000 and read.rows["target"].max() < 1
 
 
 def test_the_model_card_tells_the_comparison_and_the_limits(dataset: SeriesDataset) -> None:

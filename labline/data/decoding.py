@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 RefusalKind = Literal[
     "empty", "not-an-image", "corrupt", "truncated", "too-large", "unsupported-pixels", "missing", "unreadable"
@@ -59,17 +59,22 @@ class _UnknownRangeError(ValueError):
     """The type of the pixels does not say which value is white."""
 
 
-def decode(encoded: bytes, image_size: int, channels: int, max_pixels: int) -> Decoded | Refusal:
+def decode(
+    encoded: bytes, image_size: int, channels: int, max_pixels: int, formats: tuple[str, ...] = FORMATS
+) -> Decoded | Refusal:
     """Decode a file to a square of `image_size` pixels and 1 or 3 channels, or say why not; never raises.
 
     The number of pixels is checked against `max_pixels` in the header, before memory is asked for. Applied:
     EXIF orientation; transparency over white; 16-bit greys to their upper 8 bits; the first frame of many.
+    `formats` are those of FORMATS that are taken.
     """
     if not encoded:
         return Refusal("empty", "0 bytes", "the file is empty")
     try:
-        with _open_header(encoded) as image:
+        with _open_header(encoded, formats) as image:
             width, height = image.size
+            if tile := _tile_pixels(image, max_pixels):
+                return Refusal("too-large", str(tile), f"a tile of {tile} pixels is more than {max_pixels} pixels")
             if width * height > max_pixels:
                 reason = f"{width} x {height} pixels are more than data.max_pixels = {max_pixels}"
                 return Refusal("too-large", str(width * height), reason)
@@ -102,14 +107,25 @@ def to_square(image: Image.Image, image_size: int, channels: int) -> npt.NDArray
     return np.asarray(square).reshape(image_size, image_size, channels)
 
 
-def _open_header(encoded: bytes) -> Image.Image:
+def _open_header(encoded: bytes, formats: tuple[str, ...]) -> Image.Image:
     """Read the header only; Pillow's process-wide limit on pixels is set aside, for `max_pixels` is ours."""
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(encoded), formats=FORMATS)
+            return Image.open(io.BytesIO(encoded), formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _tile_pixels(image: Image.Image, max_pixels: int) -> int:
+    """The pixels of one tile of a TIFF where they are too many: libtiff asks for a whole one, however small the image.
+
+    0 for any other. TileWidth and TileLength are the tags 322 and 323 (TIFF 6.0, section 15).
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0
+    pixels = int(image.tag_v2.get(322, 0)) * int(image.tag_v2.get(323, 0))
+    return pixels if pixels > max_pixels else 0
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -66,6 +66,11 @@ def read_series(settings: SeriesData) -> SeriesRows:
     return _checked(table, settings)
 
 
+def check_rows(frame: pd.DataFrame, settings: SeriesData, name: str) -> SeriesRows:
+    """Rows that are at hand, under the rules for those of a source; `name` is what messages call them."""
+    return _checked(_Table(frame, name), settings)
+
+
 def plain_name(name: object) -> str:
     """A column's name as expressions spell it: lower case, "_" for whatever is neither letter nor digit."""
     plain = re.sub(r"\W+", "_", str(name).strip().lower()).strip("_")

@@ -150,3 +150,17 @@ def test_damaged_bytes_never_raise(image_format: str, position: float, noise: by
     start = int(position * (len(whole) - len(noise)))
     damaged = whole[:start] + noise + whole[start + len(noise) :]
     assert isinstance(decode(damaged, 32, 3, 1_000_000), Decoded | Refusal)
+
+
+def test_a_tiff_whose_tile_is_larger_than_allowed_is_refused_in_the_header() -> None:
+    tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: 64_000, 323: 32_000, 324: 134, 325: 256}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    tiled = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4 + 256)
+    refused = refusal(tiled)
+    assert (refused.kind, refused.value) == ("too-large", "2048000000")
+
+
+def test_formats_can_be_fewer() -> None:
+    assert isinstance(decode(encode(PHOTO, "PNG"), 32, 3, 10_000, ("PNG", "JPEG")), Decoded)
+    refused = decode(encode(PHOTO, "AVIF"), 32, 3, 10_000, ("PNG", "JPEG"))
+    assert isinstance(refused, Refusal) and refused.kind == "not-an-image"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from labline import __version__
 from labline.errors import LablineError
@@ -256,6 +257,217 @@ def reproduce(
     from flows.reproduction import show_reproduction
 
     show_reproduction(version, keep, json)
+
+
+@app.command()
+@reporting
+def serve(
+    usecase: RegisteredName,
+    stage: Annotated[str, typer.Option("--stage", metavar="STAGE", help="production or staging.")] = "production",
+    version: Annotated[
+        str | None, typer.Option("--version", help="Serve this one and stay with it, whatever its stage.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to answer on; another than loopback needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to answer on; 0: any free one.")] = 8080,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that answer.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="ONNX Runtime's, in each worker; default: processors / workers."),
+    ] = None,
+    canary: Annotated[
+        float | None, typer.Option("--canary", min=0, max=1, help="Share of requests that Staging's version answers.")
+    ] = None,
+    shadow: Annotated[
+        float | None, typer.Option("--shadow", min=0, max=1, help="Share that it answers too, unseen, for comparison.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer requests over HTTP with the version of USECASE in Production, until Ctrl-C.
+
+    When another version is promoted or rolled back, it is loaded beside the old one, checked, and takes over between
+    two requests; one that does not serve is refused, and the old one goes on. While the registry is down, what is
+    served goes on. Shares that are not given are those that the version in Staging declares under \\[serving].
+
+    Clients present the key in LABLINE_SERVING_KEY, or in the file LABLINE_SERVING_KEY_FILE, where one is set.
+
+    Examples: [bold]labline serve steel[/], [bold]labline serve steel --workers 2 --canary 0.1[/],
+    [bold]curl --data-binary @strip.png -H 'Content-Type: image/png' http://127.0.0.1:8080/predict[/]
+    """
+    from flows.serve import serve as become_the_service
+
+    options = {
+        "stage": stage,
+        "version": version,
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "threads": threads,
+        "canary": canary,
+        "shadow": shadow,
+    }
+    become_the_service(usecase, options, json)
+
+
+@app.command()
+@reporting
+def replay(
+    usecase: RegisteredName,
+    url: Annotated[str, typer.Option("--url", help="Where the service is.")] = "http://127.0.0.1:8080",
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", help="File with its key; default: LABLINE_SERVING_KEY, or its _FILE.")
+    ] = None,
+    rate: Annotated[str, typer.Option("--rate", help="Requests: 20/s, 90/m, or max.")] = "20/s",
+    count: Annotated[int | None, typer.Option("--count", min=1, help="So many; default: all there are, once.")] = None,
+    duration: Annotated[float | None, typer.Option("--duration", min=0.1, metavar="SECONDS", help="So long.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="DAY", help="A series: its rows from this day on.")
+    ] = None,
+    drift: Annotated[
+        list[str] | None,
+        typer.Option("--drift", metavar="NAME=VALUE", help="lighting=0.6, blur, noise, mix=CLASS:SHARE. Repeatable."),
+    ] = None,
+    drift_ramp: Annotated[
+        int, typer.Option("--drift-ramp", min=0, metavar="N", help="It grows over N samples; default: all at once.")
+    ] = 0,
+    label_delay: Annotated[
+        float, typer.Option("--label-delay", min=0, metavar="SECONDS", help="Labels come so long after their answer.")
+    ] = 0,
+    label_share: Annotated[float, typer.Option("--label-share", min=0, max=1, help="Share that gets a label.")] = 1,
+    wrong_labels: Annotated[float, typer.Option("--wrong-labels", min=0, max=1, help="Share of labels lying.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="The same again; default: other samples each time.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=1000, help="Requests at once.")] = 16,
+    png: Annotated[bool, typer.Option("--png", help="Send images as PNG files; default: as raw pixels.")] = False,
+    patience: Annotated[
+        float, typer.Option("--patience", min=0, metavar="SECONDS", help="How long one request is tried again.")
+    ] = 60,
+    json: Json = False,
+) -> None:
+    """Ask a running service of USECASE as production would, and tell it later what was true.
+
+    Sends the test split of the version in Production (surface: strips that were never seen; a series: its rows in the
+    order of time), drifted if you wish, with labels that come late, not always, or wrong. What a service cannot take
+    just then is sent again. Ctrl-C ends it with the summary.
+
+    Examples: [bold]labline replay steel --rate 50/s[/], [bold]labline replay surface --drift lighting=0.6
+    --drift-ramp 500 --count 1000[/], [bold]labline replay volatility --from 2007-01-01 --rate max[/]
+    """
+    from flows.replay import run_replay
+
+    options = {
+        "url": url,
+        "key_file": key_file,
+        "rate": rate,
+        "count": count,
+        "duration": duration,
+        "since": since,
+        "drift": drift or [],
+        "drift_ramp": drift_ramp,
+        "label_delay": label_delay,
+        "label_share": label_share,
+        "wrong_labels": wrong_labels,
+        "seed": seed,
+        "concurrency": concurrency,
+        "form": "png" if png else "raw",
+        "patience": patience,
+    }
+    run_replay(usecase, options, json)
+
+
+class _UsecaseFirst(TyperGroup):
+    """A group whose own options may follow its argument: Click reads a word after that as a command."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if not any(word in self.commands for word in args[1:]):
+            args = sorted(args, key=lambda word: not word.startswith("-"))
+        return super().parse_args(ctx, args)
+
+
+feedback_app = typer.Typer(
+    cls=_UsecaseFirst,
+    invoke_without_command=True,
+    help="Show how much feedback of USECASE is kept: predictions, labels, inputs.\n\n"
+    "The store is LABLINE_FEEDBACK, a file in the storage root unless it is set.\n\n"
+    "Examples: [bold]labline feedback steel[/], [bold]labline feedback steel retain --days 90[/], "
+    "[bold]labline feedback steel import labels.csv[/]",
+)
+app.add_typer(feedback_app, name="feedback")
+
+
+@feedback_app.callback()
+@reporting
+def feedback(context: typer.Context, usecase: RegisteredName, json: Json = False) -> None:  # noqa: D103  # above
+    if context.invoked_subcommand is None:
+        from flows.feedback import show_feedback
+
+        show_feedback(usecase, json)
+
+
+@feedback_app.command(name="delete")
+@reporting
+def delete_feedback(
+    context: typer.Context,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Id of a prediction. Repeatable.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Text file with one id a line.")] = None,
+    json: Json = False,
+) -> None:
+    """Delete predictions for good, with their inputs, labels and shadows; what is still to be stored included."""
+    from flows.feedback import delete_feedback as delete
+
+    delete(_usecase_of(context), ids or [], file, json)
+
+
+@feedback_app.command(name="retain")
+@reporting
+def retain_feedback(
+    context: typer.Context,
+    days: Annotated[float, typer.Option("--days", min=0, help="Keep what is younger than so many days.")],
+    json: Json = False,
+) -> None:
+    """Delete predictions that are older, with their inputs, labels and shadows."""
+    from flows.feedback import retain_feedback as retain
+
+    retain(_usecase_of(context), days, json)
+
+
+@feedback_app.command(name="export")
+@reporting
+def export_feedback(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Parquet file to write.")],
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DATE", help="Only from 2026-11-24[T14:30] on.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write predictions, with the latest label of each, to a Parquet file."""
+    from flows.feedback import export_feedback as export
+
+    export(_usecase_of(context), out, since, json)
+
+
+@feedback_app.command(name="import")
+@reporting
+def import_feedback(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a header: id,label[,source,at].")],
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A label to accept; default: any. Repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Store the labels of a CSV; rows that are none go to a quarantine CSV beside it, with the reason."""
+    from flows.feedback import import_feedback as import_labels
+
+    import_labels(_usecase_of(context), file, classes or [], json)
+
+
+def _usecase_of(context: typer.Context) -> str:
+    """What was given to the command that a subcommand belongs to."""
+    return str(context.parent.params["usecase"]) if context.parent else ""
 
 
 @app.command()

@@ -194,6 +194,18 @@ class Promotion(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the one-sided bound held against the margin")
 
 
+class Serving(Section):
+    """How the service answers with a version, and what it remembers of its answers."""
+
+    canary: Fraction = Field(0.0, description="share of requests that the version in Staging answers")
+    shadow: Fraction = Field(0.0, description="share of requests that it answers too, unseen, for comparison")
+    max_batch: int = Field(32, ge=1, le=4096, description="requests answered in one run of the model at most")
+    max_wait_ms: float = Field(0.0, ge=0, le=1000, description="how long a request may wait for others to join it")
+    keep: Literal["input", "features"] = Field("input", description="features: no image, no window is stored")
+    unknown_labels: Literal["refuse", "accept"] = Field("refuse", description="in feedback: classes it never saw")
+    retention_days: float = Field(365.0, gt=0, description="older predictions and labels are deleted by retain")
+
+
 class UseCase(Section):
     """What every application declares, whatever it learns from."""
 
@@ -204,6 +216,7 @@ class UseCase(Section):
     export: Export = Export()
     gates: dict[str, Gate] = Field(default_factory=dict, description="limits on figures of the released model")
     promotion: Promotion = Promotion()
+    serving: Serving = Serving()
 
     @property
     def data_path(self) -> str | None:

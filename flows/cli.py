@@ -472,6 +472,40 @@ def _usecase_of(context: typer.Context) -> str:
 
 @app.command()
 @reporting
+def review(
+    usecase: RegisteredName,
+    count: Annotated[int, typer.Option("--count", min=1, max=10_000, help="How many to list.")] = 50,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.csv", help="Write a CSV to fill in.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="FOLDER", help="Write what the model saw: .png, or .npy.")
+    ] = None,
+    filled: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE.csv", help="Store the labels that were filled in.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="NAME", help="Whose labels, in rows that do not say so.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the predictions of USECASE that are most worth a label; import the labels.
+
+    Doubtful ones come first, and those that the version in shadow disputes or that are unlike what the version was
+    judged on; one in five is drawn by lot. The service shows the same at /review, as a page to label on.
+
+    Examples: [bold]labline review steel --out todo.csv --images todo/[/],
+    [bold]labline review steel --import todo.csv[/]
+    """
+    from flows.review import import_review
+    from flows.review import review as list_review
+
+    if filled is not None:
+        import_review(usecase, filled, source, json)
+    else:
+        list_review(usecase, count, out, images, json)
+
+
+@app.command()
+@reporting
 def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Bring stages and aliases in line where they differ.")

@@ -1,8 +1,9 @@
 """`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME [--json]` runs one.
 
-Each file of this folder is a benchmark: its docstring says what is compared, its `measure()` returns a dict
-with `name`, `ratio`, `ours` and `theirs`. Progress goes to standard error; with `--json` the last line of
-standard output is the result as one JSON object, together with the machine and the versions.
+A benchmark is a file of this folder: its docstring says what is compared, its `measure()` returns a dict
+with `name`, `ratio`, `ours` and `theirs`, and its `table(result)`, if it has one, shows that to a person. Progress
+goes to standard error; with `--json` the last line of standard output is the result as one JSON object, together
+with the machine and the versions.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ import os
 import platform
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from labline.errors import LablineError, nearest
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+NAMES = ("cifar10", "serving")
 PACKAGES = ("labline", "torch", "torchvision", "numpy", "onnxruntime")
 
 
@@ -36,12 +36,17 @@ def main() -> int:
         print(f"no benchmark named {arguments.name!r}; {nearest(arguments.name, NAMES)}", file=sys.stderr)
         return 2
     try:
-        result = importlib.import_module(f"benchmarks.{arguments.name}").measure()
+        benchmark = importlib.import_module(f"benchmarks.{arguments.name}")
+        result = benchmark.measure()
     except LablineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    result |= {"machine": _machine(), "versions": {package: version(package) for package in PACKAGES}}
-    print(json.dumps(result) if arguments.json else json.dumps(result, indent=2))
+    versions = {package: version(package) for package in PACKAGES} | result.get("versions", {})
+    result |= {"machine": _machine(), "versions": versions}
+    if not arguments.json and hasattr(benchmark, "table"):
+        print(benchmark.table(result))
+    else:
+        print(json.dumps(result) if arguments.json else json.dumps(result, indent=2))
     return 0
 
 

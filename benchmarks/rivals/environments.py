@@ -1,0 +1,48 @@
+"""An environment of its own for each rival, so that none has to live with labline's versions of anything."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from labline.errors import LablineError
+
+FOLDER = Path(".benchmarks")
+SHARED = ("numpy", "onnxruntime")  # in labline's own version: what runs the model is the same for everyone
+FASTEST = ("uvloop", "httptools")  # both rivals stand on uvicorn, which takes these where they are installed
+RIVALS: Mapping[str, str] = {"litserve": "litserve==0.2.19", "bentoml": "bentoml==1.4.40"}
+
+log = logging.getLogger(__name__)
+
+
+def environment(rival: str) -> Path:
+    """The `bin` folder of the rival's environment, made at the first call and kept in `.benchmarks`.
+
+    Raises LablineError where it cannot be made, for which a package index is needed.
+    """
+    folder = (FOLDER / rival).resolve()
+    wanted = [RIVALS[rival], *(f"{package}=={version(package)}" for package in SHARED + FASTEST)]
+    made = folder / "made-of.txt"
+    if not made.is_file() or made.read_text().splitlines() != wanted:
+        log.info("installing %s into %s", RIVALS[rival], folder)
+        _uv("venv", "--clear", f"--python={sys.executable}", str(folder))
+        _uv("pip", "install", f"--python={folder / 'bin' / 'python'}", *wanted)
+        made.write_text("\n".join(wanted))
+    return folder / "bin"
+
+
+def _uv(*arguments: str) -> None:
+    command = [str(Path(sys.executable).with_name("uv")), *arguments, "--quiet"]
+    try:
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except OSError as error:
+        raise LablineError(f"{command[0]} cannot be started ({error}): make setup installs it") from error
+    if ended.returncode:
+        raise LablineError(
+            f"{' '.join(command)} failed: {ended.stderr.strip()[-500:]}. The rivals are installed from a package "
+            "index: where none can be reached, run this on a machine that reaches one."
+        )

@@ -34,15 +34,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from labline.errors import BadInput, LablineError, nearest
+from labline.series.usecase import SeriesUseCase
 from tasks.environment import PROJECT, USECASES, load_environment
 
 if TYPE_CHECKING:
-    from labline.usecase import ImageUseCase
+    from tasks.lineage import Trained
 
-TOLERANCE = 0.005  # absolute, of every test metric
+TOLERANCE = 0.005  # of every test metric: absolute for images, a share of it for forecasters
 DIGESTS = {"dataset": "dataset.digest", "weights": "weights.sha256", "fp32 ONNX": "onnx.sha256"}
 CARRIED = {
     "extra_files/model.safetensors": "weights.sha256",
@@ -158,7 +159,7 @@ def _download(version: str, folder: Path) -> Path:
 
 def _present_differences(version: str, carried: Path, recorded: Mapping[str, str]) -> Iterator[str]:
     """What is not as recorded: the version's files, the code, the packages, the machine."""
-    from labline.declaration import load_image_usecase, own_modules
+    from labline.declaration import own_modules
     from tasks.lineage import differences, facts
     from tasks.stage import file_digest
 
@@ -167,7 +168,7 @@ def _present_differences(version: str, carried: Path, recorded: Mapping[str, str
             yield f"{name} of {version} is not the file that was registered: somebody changed the artifacts"
     declared = str(carried / "extra_files" / "usecase.toml")
     own_modules(declared)
-    declaration = load_image_usecase(declared, USECASES)
+    declaration = _declaration(carried)
     _refuse_missing_modules(version, declaration)
     _refuse_missing_data(version, declaration)
     present = facts(declaration)
@@ -177,7 +178,13 @@ def _present_differences(version: str, carried: Path, recorded: Mapping[str, str
         yield f"threads: {threads} in training, {present['threads']} usual here; it is trained with {threads} again"
 
 
-def _refuse_missing_modules(version: str, declaration: ImageUseCase) -> None:
+def _declaration(carried: Path) -> Trained:
+    from labline.declaration import load_usecase
+
+    return cast("Trained", load_usecase(str(carried / "extra_files" / "usecase.toml"), USECASES))
+
+
+def _refuse_missing_modules(version: str, declaration: Trained) -> None:
     from tasks.lineage import own_references
     from tasks.stage import module_digest
 
@@ -190,7 +197,7 @@ def _refuse_missing_modules(version: str, declaration: ImageUseCase) -> None:
             )
 
 
-def _refuse_missing_data(version: str, declaration: ImageUseCase) -> None:
+def _refuse_missing_data(version: str, declaration: Trained) -> None:
     from labline.declaration import expand
 
     path = declaration.data.path
@@ -252,7 +259,6 @@ def _environment(store: Path, threads: str) -> dict[str, str]:
 
 def _compare(carried: Path, store: Path, recorded: Mapping[str, str]) -> list[dict[str, Any]]:
     """What was recorded beside what came out."""
-    from labline.evaluation import open_evaluation
     from tasks.stage import file_digest
 
     (lineage,) = (store / "stages" / "register").glob("*/version/environment.json")
@@ -262,34 +268,71 @@ def _compare(carried: Path, store: Path, recorded: Mapping[str, str]) -> list[di
     released = next((store / "stages" / "compress").glob(f"*/{chosen}.onnx"), None)
     digest = "absent" if released is None else file_digest(released)
     checks.append(_check(f"released ONNX ({chosen})", recorded["chosen.sha256"], digest))
-    before = open_evaluation(carried / "extra_files" / "evaluation.json").metrics
-    after = {} if released is None else _test_metrics(released, store)
-    metrics = [_check(f"test {name.replace('_', ' ')}", value, after.get(name)) for name, value in before.items()]
-    return checks + metrics
+    return checks + _compare_metrics(carried, store, released)
 
 
-def _check(what: str, recorded: str | float, reproduced: str | float | None) -> dict[str, Any]:
-    """One comparison: figures within the tolerance, everything else as it is."""
+def _compare_metrics(carried: Path, store: Path, released: Path | None) -> list[dict[str, Any]]:
+    """The recorded metrics of the test split beside those of the ONNX file that was released again, if it was."""
+    (described,) = (store / "stages" / "clean").glob("*/dataset.json")
+    evaluation, declaration = carried / "extra_files" / "evaluation.json", _declaration(carried)
+    if isinstance(declaration, SeriesUseCase):
+        before, after = _forecaster_metrics(evaluation, declaration, released, described.parent)
+    else:
+        before, after = _classifier_metrics(evaluation, released, described.parent)
+    relative = isinstance(declaration, SeriesUseCase)
+    return [
+        _check(f"test {name.replace('_', ' ')}", value, after.get(name), relative) for name, value in before.items()
+    ]
+
+
+def _check(what: str, recorded: str | float, reproduced: str | float | None, relative: bool = False) -> dict[str, Any]:
+    """One comparison: figures within the tolerance, absolute or as a share; everything else as it is."""
     same = recorded == reproduced
     if isinstance(recorded, float) and isinstance(reproduced, float):
         both_undefined = math.isnan(recorded) and math.isnan(reproduced)
-        same = both_undefined or math.isclose(recorded, reproduced, rel_tol=0, abs_tol=TOLERANCE)
+        allowed = TOLERANCE * (abs(recorded) if relative else 1)
+        same = both_undefined or math.isclose(recorded, reproduced, rel_tol=0, abs_tol=allowed)
     return {"check": what, "recorded": recorded, "reproduced": reproduced, "same": same}
 
 
-def _test_metrics(released: Path, store: Path) -> dict[str, float]:
-    """The metrics of an ONNX file on the test split of the new run's dataset."""
+def _classifier_metrics(
+    evaluation: Path, released: Path | None, dataset: Path
+) -> tuple[dict[str, float], dict[str, float]]:
     from scipy.special import softmax
 
     from labline.data.dataset import open_dataset
-    from labline.evaluation import evaluate
+    from labline.evaluation import evaluate, open_evaluation
     from labline.export.onnx_runtime import onnx_logits, session
 
-    (described,) = (store / "stages" / "clean").glob("*/dataset.json")
-    data = open_dataset(described.parent)
+    before = open_evaluation(evaluation).metrics
+    if released is None:
+        return before, {}
+    data = open_dataset(dataset)
     images, targets = data.split("test")
     beliefs = softmax(onnx_logits(session(released, threads=0), images), axis=1)
-    return evaluate(beliefs, targets, data.labels, data.rows("test").reset_index(drop=True), bootstrap=0).metrics
+    rows = data.rows("test").reset_index(drop=True)
+    return before, evaluate(beliefs, targets, data.labels, rows, bootstrap=0).metrics
+
+
+def _forecaster_metrics(
+    evaluation: Path, declaration: SeriesUseCase, released: Path | None, dataset: Path
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The forecaster's own metrics; those of its rivals say nothing of it."""
+    from labline.export.onnx_runtime import session
+    from labline.series.assessment import open_assessment, own_metrics
+    from labline.series.dataset import open_series, windows
+    from labline.series.export import onnx_forecasts
+    from labline.series.weights import forecast_settings
+
+    recorded = open_assessment(evaluation).metrics
+    data, settings = open_series(dataset), forecast_settings(declaration)
+    before = {name: value for name, value in recorded.items() if name in settings.metrics}
+    if released is None:
+        return before, {}
+    test = windows(data, "test")
+    outputs = onnx_forecasts(session(released, threads=0), test)
+    moments = data.manifest["timestamp"].iloc[test.indices]
+    return before, own_metrics(outputs, data.targets[test.indices], moments, settings)[0]
 
 
 @contextlib.contextmanager

@@ -64,17 +64,18 @@ def compare(usecase: str, first: str, second: str, json: bool) -> None:
     """Print how two versions do on the same test rows, and where they differ in what they were made of."""
     from dataclasses import asdict
 
-    from tasks.judging import compare_versions
-    from tasks.version import fetch_version, open_test_rows
+    from tasks.judging import examine
+    from tasks.version import fetch_version
 
     registry = _registered(usecase)
     champion, challenger = fetch_version(registry, first), fetch_version(registry, second)
-    if champion.signature != challenger.signature:
+    examination = examine(challenger)
+    if not examination.comparable(champion):
         raise BadInput(
-            f"{usecase} versions {first} and {second} take different inputs or tell other classes apart: "
+            f"{usecase} versions {first} and {second} take different inputs or answer another question: "
             f"{champion.signature} and {challenger.signature}"
         )
-    found = compare_versions(challenger, champion, open_test_rows(challenger))
+    found = examination.compare(champion)
     made_of = [_made_of(version) for version in (champion, challenger)]
     names = sorted(made_of[0].keys() | made_of[1].keys())
     summary = {
@@ -82,6 +83,7 @@ def compare(usecase: str, first: str, second: str, json: bool) -> None:
         "versions": [first, second],
         **asdict(found),
         "groups": found.groups.to_dict("records"),
+        "verdict": found.verdict,
         "made_of": {
             name: [each.get(name) for each in made_of] for name in names if made_of[0].get(name) != made_of[1].get(name)
         },
@@ -169,15 +171,12 @@ def _comparison_table(summary: dict[str, Any]) -> RenderableType:
         for group in summary["groups"]
     ]
     for name, samples, ours, theirs, difference in rows:
-        table.add_row(str(name), f"{samples:,}", f"{ours:.4f}", f"{theirs:.4f}", f"{difference:+.4f}")
+        apart = f"{100 * difference:+.2f} %" if summary.get("relative") else f"{difference:+.4f}"
+        table.add_row(str(name), f"{samples:,}", f"{ours:.4f}", f"{theirs:.4f}", apart)
     made_of = Table("made of", f"version {first}", f"version {second}")
     for name, values in summary["made_of"].items():
         made_of.add_row(name, *("-" if value is None else str(value) for value in values))
-    sure = f"{100 * summary['confidence']:g} % sure"
-    verdict = (
-        f"difference {summary['difference']:+.4f}; {sure} above {summary['low']:+.4f}, below {summary['high']:+.4f}"
-    )
-    return Group(table, f"{verdict}; McNemar p = {summary['mcnemar_p']:.3g}", made_of)
+    return Group(table, summary["verdict"], made_of)
 
 
 def _made_of(version: Version) -> dict[str, Any]:

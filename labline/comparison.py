@@ -5,7 +5,7 @@ Shape legend: N samples, K classes, B bootstrap resamples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,13 @@ class Comparison:
     mcnemar_p: float
     groups: pd.DataFrame
 
+    @property
+    def verdict(self) -> str:
+        """The difference with its bounds and the test, in a line."""
+        sure = f"{100 * self.confidence:g} % sure"
+        bounds = f"{sure} above {self.low:+.4f}, below {self.high:+.4f}"
+        return f"difference {self.difference:+.4f}; {bounds}; McNemar p = {self.mcnemar_p:.3g}"
+
 
 def compare(
     champion_NK: Floats,
@@ -71,11 +78,13 @@ def compare(
     seed: int = 0,
     confidence: float = 0.95,
     corrupted: Mapping[str, tuple[Floats, Floats]] | None = None,
+    groupings: Mapping[str, Sequence[str]] | None = None,
 ) -> Comparison:
     """Compare the probabilities that two models predict for the same samples.
 
     `rows` are the manifest rows in the order of the predictions. `corrupted` holds, for every corruption by name,
-    the champion's and the challenger's probabilities on the corrupted images, in the same order.
+    the champion's and the challenger's probabilities on the corrupted images, in the same order. `groupings` holds
+    further groups beside the slices: by kind the value of every sample.
 
     The bounds come from a percentile bootstrap (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter
     13) whose resamples are the same for both models, so that what is hard for both cancels out. Non-inferiority asks
@@ -110,7 +119,7 @@ def compare(
         gained=gained,
         lost=lost,
         mcnemar_p=float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
-        groups=_groups(right, targets_N, labels, rows, corrupted or {}),
+        groups=_groups(right, targets_N, labels, rows, corrupted or {}, groupings or {}),
     )
 
 
@@ -136,8 +145,10 @@ def _groups(
     labels: tuple[str, ...],
     rows: pd.DataFrame,
     corrupted: Mapping[str, tuple[Floats, Floats]],
+    groupings: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
     groups = [_group("class", pd.Categorical(np.asarray(labels)[targets_N], labels), right)]
+    groups += [_group(kind, pd.Categorical(values), right) for kind, values in groupings.items()]
     groups += [_group(name, pd.Categorical(values_N), right) for name, values_N in slice_values(rows).items()]
     for name, beliefs in corrupted.items():
         champion_NK, challenger_NK = (

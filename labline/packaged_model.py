@@ -1,14 +1,15 @@
 """A registered version as it is run: the ONNX file, its signature and its labels, and nothing pickled.
 
-Shape legend: N samples, H height, W width, C channels, K classes.
+Shape legend: N samples, H height, W width, C channels, K classes, T rows of a window, F features, D embedding.
 """
 
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,19 @@ import onnxruntime
 import yaml  # type: ignore[import-untyped]
 
 from labline.errors import BadInput, LablineError
-from labline.export.onnx_runtime import INPUT, OUTPUTS, session
+from labline.export.onnx_runtime import CPU, INPUT, OUTPUTS, session
+from labline.export.onnx_runtime import EMBEDDING as EMBEDDING
 
 Tensor = npt.NDArray[Any]
 
+Kind = Literal["image", "series"]
+
 PROBABILITIES = "probabilities"
+WINDOWS, FORECAST = "windows", "forecast"
+DIRECTIONS = ("not higher", "higher")  # the classes 0 and 1 of features.target = "direction"
+INPUTS: dict[str, Kind] = {INPUT: "image", WINDOWS: "series"}
+OUTPUTS_OF: dict[Kind, tuple[str, ...]] = {"image": OUTPUTS, "series": (FORECAST,)}
+GPU = "CUDAExecutionProvider"
 ELEMENT_TYPES = {"float": "float32", "double": "float64"}  # where ONNX Runtime's names are not NumPy's
 
 
@@ -46,54 +55,68 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A loaded version: the ONNX Runtime session, what it takes and gives, and the names of its K classes.
+    """A loaded version: the ONNX Runtime session, what it takes and gives, and what it tells apart.
 
-    Safe to call from several threads at once.
+    An "image" model takes raw pixels and tells K classes apart, whose names are `labels`. A "series" model takes
+    windows of raw features and gives a forecast by its `head` (see `labline.series.forecaster.Forecaster.forward`):
+    "classes" gives logits of `labels`, the others a forecast in the target's unit and have no labels. The head of an
+    image model is "classes". Safe to call from several threads at once.
     """
 
     folder: Path
     session: onnxruntime.InferenceSession
+    kind: Kind
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...]
+    head: str
 
-    def predict(self, images_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Probabilities, float32 N x K in the order of `labels`, of raw images as the signature has them; N may be 0.
+    @property
+    def answer_name(self) -> str:
+        """The output that `predict` gives: probabilities of images, the forecast of windows."""
+        return PROBABILITIES if self.kind == "image" else FORECAST
 
+    @property
+    def has_embedding(self) -> bool:
+        """Whether the output `embedding`, float32 N x D, can be asked for: what the network's last layer saw."""
+        return any(spec.name == EMBEDDING for spec in self.outputs)
+
+    def predict(self, samples: Tensor) -> npt.NDArray[np.float32]:
+        """Probabilities of raw images, float32 N x K in the order of `labels`, or forecasts of windows, N x outputs.
+
+        `samples` are as the signature has them: uint8 N x H x W x C, or float32 N x T x F; N may be 0.
         Raises BadInput where dtype, rank or size differ from the signature, LablineError where the model fails.
         """
-        (probabilities_NK,) = self.answer(images_NHWC, (PROBABILITIES,))
-        return probabilities_NK
+        (answers,) = self.answer(samples, (self.answer_name,))
+        return answers
 
-    def answer(self, images_NHWC: npt.NDArray[np.uint8], names: tuple[str, ...]) -> list[Tensor]:
-        """The named outputs for a batch of images; raises as `predict` does."""
-        if problem := self.input.mismatch(images_NHWC):
-            raise BadInput(f"{problem}. Send the raw pixels: the preprocessing is inside the model.")
+    def answer(self, samples: Tensor, names: tuple[str, ...]) -> list[Tensor]:
+        """The named outputs for a batch of samples; raises as `predict` does."""
+        if problem := self.input.mismatch(samples):
+            inside = "preprocessing is" if self.kind == "image" else "scalers are"
+            raw = "pixels" if self.kind == "image" else "features"
+            raise BadInput(f"{problem}. Send the raw {raw}: the {inside} inside the model.")
         try:
-            answers: list[Tensor] = self.session.run(list(names), {INPUT: images_NHWC})
+            answers: list[Tensor] = self.session.run(list(names), {self.input.name: samples})
         except Exception as error:  # ONNX Runtime's errors have no common base
-            raise LablineError(f"{self.folder}: the model failed on {len(images_NHWC)} images: {error}") from error
+            raise LablineError(f"{self.folder}: the model failed on {len(samples)} samples: {error}") from error
         return answers
 
 
 def open_model(folder: Path, threads: int = 1) -> PackagedModel:
-    """Load the version in an MLflow model folder, to run on the CPU with the given number of threads.
+    """Load the version in an MLflow model folder, to run on a GPU where ONNX Runtime finds one, else on the CPU.
 
-    Reads `MLmodel`, the ONNX file that it names and the labels in `extra_files/evaluation.json`.
+    `threads` are those of the CPU. Reads `MLmodel`, the ONNX file that it names and what names its answers: the labels
+    in `extra_files/evaluation.json` of an image model, the declaration `extra_files/usecase.toml` of a forecaster.
     Raises BadInput where the folder is no MLflow model, and LablineError where it holds a version that cannot be
     served: a file is missing or broken, or graph, signature and labels disagree.
     """
     description = _description(folder)
     inputs, outputs = (_specs(folder, description, side) for side in ("inputs", "outputs"))
-    names = {spec.name for spec in outputs}
-    if [spec.name for spec in inputs] != [INPUT] or not names.issuperset(OUTPUTS):
-        raise LablineError(
-            f"{folder / 'MLmodel'}: a signature with the input {INPUT} and the outputs {' and '.join(OUTPUTS)} was "
-            f"expected, got {_listed(inputs)} to {_listed(outputs)}. Register the version with labline run."
-        )
+    kind = _kind(folder, inputs, outputs)
     path = _graph_file(folder, description)
     try:
-        graph = session(path, threads)
+        graph = session(path, threads, _providers())
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise LablineError(
             f"{path} cannot be loaded: {error} Either the file is damaged, or it needs a newer onnxruntime than "
@@ -101,8 +124,24 @@ def open_model(folder: Path, threads: int = 1) -> PackagedModel:
         ) from error
     _check_graph(path, "input", graph.get_inputs(), inputs)
     _check_graph(path, "output", graph.get_outputs(), outputs)
-    (probabilities,) = (spec for spec in outputs if spec.name == PROBABILITIES)
-    return PackagedModel(folder, graph, inputs[0], outputs, _labels(folder, probabilities))
+    head = "classes" if kind == "image" else _head(folder)
+    return PackagedModel(folder, graph, kind, inputs[0], outputs, _labels(folder, kind, head, outputs), head)
+
+
+def _kind(folder: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Kind:
+    names = {spec.name for spec in outputs}
+    if len(inputs) == 1 and (kind := INPUTS.get(inputs[0].name)) and names.issuperset(OUTPUTS_OF[kind]):
+        return kind
+    raise LablineError(
+        f"{folder / 'MLmodel'}: a signature with the input {INPUT} and the outputs {' and '.join(OUTPUTS)}, or with "
+        f"the input {WINDOWS} and the output {FORECAST}, was expected, got {_listed(inputs)} to {_listed(outputs)}. "
+        "Register the version with labline run."
+    )
+
+
+def _providers() -> list[str]:
+    """A GPU first, where this build of ONNX Runtime knows of one; what it cannot run there runs on the CPU."""
+    return [name for name in (GPU, CPU) if name in onnxruntime.get_available_providers()]
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -169,22 +208,46 @@ def _check_graph(path: Path, side: str, tensors: list[Any], specs: tuple[TensorS
             )
 
 
-def _labels(folder: Path, probabilities: TensorSpec) -> tuple[str, ...]:
+def _head(folder: Path) -> str:
+    """The declared head of a forecaster."""
+    path = folder / "extra_files" / "usecase.toml"
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8"))["model"]["head"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LablineError(
+            f"{path}: the head of the forecaster cannot be read ({type(error).__name__}: {error}). A declaration with "
+            "model.head, as labline run writes it, was expected: fetch the version again, or register it anew."
+        ) from error
+
+
+def _labels(folder: Path, kind: Kind, head: str, outputs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
+    """The names of the classes, one a column of the answer; none where a number is forecast."""
+    if head != "classes":
+        return ()
+    if kind == "series":
+        path, labels = folder / "extra_files" / "usecase.toml", list(DIRECTIONS)
+    else:
+        path, labels = folder / "extra_files" / "evaluation.json", _evaluated_labels(folder)
+    name = PROBABILITIES if kind == "image" else FORECAST
+    (classes,) = {spec.shape[-1] for spec in outputs if spec.name == name}
+    named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if not named or len(set(labels)) != len(labels) or len(labels) != classes:
+        raise LablineError(
+            f"{path}: labels must be {classes} different names, one a class of the signature, "
+            f"got {labels!r:.200}. Register the version anew."
+        )
+    return tuple(labels)
+
+
+def _evaluated_labels(folder: Path) -> Any:
     path = folder / "extra_files" / "evaluation.json"
     try:
-        labels = json.loads(path.read_bytes())["labels"]
+        return json.loads(path.read_bytes())["labels"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LablineError(
             f"{path}: the labels cannot be read ({type(error).__name__}: {error}). A JSON object with labels, as "
             "labline run writes it, was expected: fetch the version again, or register it anew."
         ) from error
-    named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-    if not named or len(set(labels)) != len(labels) or len(labels) != probabilities.shape[-1]:
-        raise LablineError(
-            f"{path}: labels must be {probabilities.shape[-1]} different names, one a class of the signature, "
-            f"got {labels!r:.200}. Register the version anew."
-        )
-    return tuple(labels)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from labline.errors import nearest
+from labline.monitoring.declaration import Monitoring
+from labline.retraining_declaration import Retraining
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
@@ -58,6 +60,7 @@ class Data(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the source")
     max_pixels: int = Field(64_000_000, gt=0, description="larger images are quarantined")
     max_rejected: Fraction = Field(0.2, description="a larger share of unreadable files stops the flow")
+    feedback: str | None = Field(None, description="labelled feedback that joins them, as labline retrain writes it")
 
 
 class Expectations(Section):
@@ -97,6 +100,7 @@ class Model(Section):
     architecture: str = Field("cnn", description="cnn | resnet | module:Class")
     width: float = Field(1.0, gt=0, le=8, description="multiplies the channels of every layer")
     depth: int = Field(1, ge=1, le=8, description="blocks per stage")
+    start_from: str | None = Field(None, description="model.safetensors of a version to go on from; default: scratch")
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the constructor")
 
 
@@ -217,6 +221,8 @@ class UseCase(Section):
     gates: dict[str, Gate] = Field(default_factory=dict, description="limits on figures of the released model")
     promotion: Promotion = Promotion()
     serving: Serving = Serving()
+    monitoring: Monitoring = Monitoring()
+    retraining: Retraining = Retraining()
 
     @property
     def data_path(self) -> str | None:

@@ -2,11 +2,11 @@
 
     python -m serving.check models:/steel/3 --json
 
-prints one JSON object on the last line, {ok, problems, probabilities, latency_ms_p50, latency_ms_p99,
-seconds_to_ready}, and ends with 0 where the version is fit to serve, 1 where it is not, 2 where there is none.
+prints one JSON object on the last line, {ok, problems, answers, latency_ms_p50, latency_ms_p99, seconds_to_ready},
+and ends with 0 where the version is fit to serve, 1 where it is not, 2 where there is none.
 Imports neither torch nor, for a folder, MLflow: the process starts in a fraction of a second.
 
-Shape legend: N samples, K classes.
+Shape legend: N samples, K outputs: of an image its classes, of a window what the head gives.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ import numpy as np
 import numpy.typing as npt
 
 from labline.errors import LablineError
-from labline.packaged_model import PROBABILITIES, PackagedModel, TensorSpec, open_model
+from labline.packaged_model import PackagedModel, TensorSpec, open_model
 from labline.strict_json import nan_to_null
 from serving.fetching import fetch
 
-Images = npt.NDArray[np.uint8]
+Samples = npt.NDArray[Any]  # as the signature has them: images uint8, windows float32
 
 # On one thread, ONNX Runtime answers alone and in a batch alike to the last bit here, fp32 and INT8; kernels of other
-# machines may sum a batch in another order, which moves a probability by about 1e-6.
+# machines may sum a batch in another order, which moves a probability by about 1e-6. Of a forecast, the tolerance is a
+# share of the target's standard deviation, as in the parity at export.
 TOLERANCE = 1e-4
-SMALLEST_BATCH = 8  # an example of one image would otherwise be compared with itself
+SMALLEST_BATCH = 8  # an example of one sample would otherwise be compared with itself
 REQUESTS = 200
 
 
@@ -42,13 +43,13 @@ REQUESTS = 200
 class Check:
     """What was seen: `ok` means no problem.
 
-    `probabilities` are the answers to the input example, N x K, and latencies are of single requests on one thread,
-    in milliseconds, reported and never judged; `seconds_to_ready` is from opening the version to its first answer.
-    What was not reached is empty or NaN.
+    `answers` are those to the input example, N x K: probabilities or forecasts. Latencies are of single requests on
+    one thread, in milliseconds, reported and never judged; `seconds_to_ready` is from opening the version to its first
+    answer. What was not reached is empty or NaN.
     """
 
     problems: tuple[str, ...] = ()
-    probabilities: tuple[tuple[float, ...], ...] = ()
+    answers: tuple[tuple[float, ...], ...] = ()
     latency_ms_p50: float = math.nan
     latency_ms_p99: float = math.nan
     seconds_to_ready: float = math.nan
@@ -75,30 +76,34 @@ def check(folder: Path, requests: int = REQUESTS) -> Check:
     names = tuple(spec.name for spec in model.outputs)
     answers = dict(zip(names, model.answer(example, names), strict=True))
     seen = Check(tuple(_problems(model, example, answers)), seconds_to_ready=ready)
-    if answers[PROBABILITIES].ndim == 2:
-        finite_NK = np.where(np.isfinite(answers[PROBABILITIES]), answers[PROBABILITIES], math.nan)
-        seen = replace(seen, probabilities=tuple(map(tuple, finite_NK.tolist())))
+    answered = answers[model.answer_name]
+    if answered.ndim == 2:
+        finite_NK = np.where(np.isfinite(answered), answered, math.nan)
+        seen = replace(seen, answers=tuple(map(tuple, finite_NK.tolist())))
     p50, p99 = np.quantile(_latencies(model, example, requests), [0.5, 0.99])
     return replace(seen, latency_ms_p50=float(p50), latency_ms_p99=float(p99))
 
 
-def open_example(folder: Path, expected: TensorSpec) -> Images:
+def open_example(folder: Path, expected: TensorSpec) -> Samples:
     """The version's input example, as the signature has it, at least one sample; raises LablineError otherwise."""
     path = folder / "input_example.json"
     mend = f"{expected} was expected, at least one sample. Fetch the version again, or register it anew."
     try:
         written = np.asarray(json.loads(path.read_bytes()))
-        example = written.astype(expected.dtype)
+        with np.errstate(over="ignore"):  # what does not fit is not kept, and refused below
+            example = written.astype(expected.dtype)
     except (OSError, ValueError, TypeError) as error:
         raise LablineError(f"{path}: no input example ({error}): {mend}") from error
     if problem := expected.mismatch(example):
         raise LablineError(f"{path}: {problem}. Fetch the version again, or register it anew.")
-    if len(example) == 0 or not np.array_equal(example, written):
+    # Floats are written with more digits than float32 has; pixels are kept as they are or not at all.
+    kept = np.allclose(example, written, rtol=1e-6, atol=0) if example.dtype.kind == "f" else (example == written).all()
+    if len(example) == 0 or not kept:
         raise LablineError(f"{path}: no sample, or values that are not {expected.dtype}: {mend}")
     return example
 
 
-def _problems(model: PackagedModel, example: Images, answers: dict[str, npt.NDArray[Any]]) -> list[str]:
+def _problems(model: PackagedModel, example: Samples, answers: dict[str, npt.NDArray[Any]]) -> list[str]:
     """What is wrong with the answers to the input example."""
     found = []
     for spec in model.outputs:
@@ -110,35 +115,64 @@ def _problems(model: PackagedModel, example: Images, answers: dict[str, npt.NDAr
             found.append(f"the {spec.name} of the input example are not finite: broken weights, or an overflow")
     if found:
         return found
-    probabilities_NK = answers[PROBABILITIES]
-    off = float(np.abs(probabilities_NK.sum(axis=1) - 1).max())
-    if off > TOLERANCE or probabilities_NK.min() < 0:
-        found.append(
-            f"the answers to the input example are no probabilities: they sum to 1 within {off:.2g}, or are negative"
-        )
+    name = model.answer_name
+    judged = _no_probabilities(answers[name]) if model.kind == "image" else _no_forecast(answers[name], model.head)
+    if judged:
+        found.append(judged)
     apart = _apart(model, example)
-    if apart > TOLERANCE:
-        found.append(
-            f"probabilities of the input example differ by {apart:.2g} between asked alone and asked in a batch: "
-            "the graph mixes samples"
-        )
+    if apart > TOLERANCE * _unit(model):
+        what = f"{name} of the input example" if model.kind == "image" else "forecasts of the input example"
+        found.append(f"{what} differ by {apart:.2g} between asked alone and asked in a batch: the graph mixes samples")
     return found
 
 
-def _apart(model: PackagedModel, example: Images) -> float:
-    """The largest difference between the probabilities of a sample alone and of the same sample in a batch."""
+def _no_probabilities(probabilities_NK: npt.NDArray[Any]) -> str | None:
+    off = float(np.abs(probabilities_NK.sum(axis=1) - 1).max())
+    if off <= TOLERANCE and probabilities_NK.min() >= 0:
+        return None
+    return f"the answers to the input example are no probabilities: they sum to 1 within {off:.2g}, or are negative"
+
+
+def _no_forecast(forecast_NK: npt.NDArray[Any], head: str) -> str | None:
+    """What contradicts the declared head: a deviation that is not above zero, or quantiles that cross."""
+    if head == "gaussian" and forecast_NK[:, 1].min() <= 0:
+        return f"a forecast of the input example has a standard deviation of {forecast_NK[:, 1].min():.2g}, not above 0"
+    if head == "quantile" and (np.diff(forecast_NK, axis=1) < 0).any():
+        return "the quantiles forecast for the input example cross: they are expected to rise"
+    return None
+
+
+def _unit(model: PackagedModel) -> float:
+    """What differences are measured in: the target's standard deviation on the test split, 1 for classes.
+
+    Raises LablineError where a forecaster's profile does not say.
+    """
+    if model.head == "classes":
+        return 1.0
+    path = model.folder / "extra_files" / "baseline.json"
+    try:
+        return float(json.loads(path.read_bytes())["targets"]["std"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LablineError(
+            f"{path}: the standard deviation of the target cannot be read ({type(error).__name__}: {error}). A profile "
+            "with targets.std, as labline run writes it, was expected: fetch the version again, or register it anew."
+        ) from error
+
+
+def _apart(model: PackagedModel, example: Samples) -> float:
+    """The largest difference between the answer to a sample alone and to the same sample in a batch."""
     batch = np.resize(example, (max(len(example), SMALLEST_BATCH), *example.shape[1:]))
     alone_NK = np.concatenate([model.predict(batch[i : i + 1]) for i in range(len(example))])
     return float(np.abs(alone_NK - model.predict(batch)[: len(example)]).max())
 
 
-def _latencies(model: PackagedModel, example: Images, requests: int) -> list[float]:
+def _latencies(model: PackagedModel, example: Samples, requests: int) -> list[float]:
     """Milliseconds of each of so many single requests, one after the other."""
     milliseconds = []
     for i in range(requests):
-        image = example[i % len(example)][np.newaxis]
+        sample = example[i % len(example)][np.newaxis]
         started = time.perf_counter()
-        model.predict(image)
+        model.predict(sample)
         milliseconds.append(1e3 * (time.perf_counter() - started))
     return milliseconds
 

@@ -28,13 +28,14 @@ KEPT_PREFIXES = ("OMP_", "ORT_")  # how many threads, and whether they spin whil
 class InfrastructureReport:
     """Whether a version serves, and what it answered to its input example.
 
-    `problems` is empty exactly where `ok`; `probabilities` are float32 N x K, 0 x 0 where there was no answer, NaN
-    where it was not finite; latencies are of single requests on one thread, in milliseconds, NaN where not measured.
+    `problems` is empty exactly where `ok`; `answers` are float32 N x K, probabilities or forecasts, 0 x 0 where there
+    was none, NaN where one was not finite; latencies are of single requests on one thread, in milliseconds, NaN where
+    not measured.
     """
 
     ok: bool
     problems: tuple[str, ...]
-    probabilities: npt.NDArray[np.float32]
+    answers: npt.NDArray[np.float32]
     latency_ms_p50: float
     latency_ms_p99: float
 
@@ -76,11 +77,11 @@ def _last_object(output: str) -> dict[str, Any] | None:
 
 
 def _report(said: dict[str, Any]) -> InfrastructureReport:
-    probabilities = np.array(said["probabilities"], dtype=np.float32)  # null becomes NaN
+    answers = np.array(said["answers"], dtype=np.float32)  # null becomes NaN
     return InfrastructureReport(
         ok=said["ok"],
         problems=tuple(said["problems"]),
-        probabilities=probabilities if probabilities.ndim == 2 else _no_answer(),
+        answers=answers if answers.ndim == 2 else _no_answer(),
         latency_ms_p50=_number(said["latency_ms_p50"]),
         latency_ms_p99=_number(said["latency_ms_p99"]),
     )

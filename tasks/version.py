@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from labline.declaration import load_image_usecase, load_usecase, own_modules
+from labline.declaration import load_usecase, own_modules
 from labline.errors import BadInput
+from labline.series.usecase import SeriesUseCase
 from labline.usecase import ImageUseCase
 from tasks.environment import USECASES, storage_root
+from tasks.lineage import Trained
 from tasks.registry import Registry
 
 if TYPE_CHECKING:
     from mlflow.models import Model
 
     from labline.data.dataset import Dataset
+    from labline.series.dataset import SeriesDataset
+
+# What a network's last layer sees is for monitoring: a network of another width answers the same questions.
+BESIDES = ("embedding",)
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,9 @@ class Version:
         return self.folder / "extra_files"
 
     @cached_property
-    def declaration(self) -> ImageUseCase:
+    def declaration(self) -> Trained:
         """The declaration it was trained by."""
-        return load_image_usecase(str(self.extra / "usecase.toml"), USECASES)
+        return cast(Trained, load_usecase(str(self.extra / "usecase.toml"), USECASES))
 
     @cached_property
     def model(self) -> Model:
@@ -53,8 +59,16 @@ class Version:
 
     @property
     def signature(self) -> str:
-        """Inputs and outputs, in MLflow's notation."""
-        return str(self.model.signature)
+        """What is asked and what is answered: tensors in MLflow's notation, and what those of a series stand for."""
+        signature = self.model.signature
+        outputs = [spec for spec in signature.outputs if spec.name not in BESIDES]
+        tensors = f"{list(signature.inputs)} to {outputs}"
+        if isinstance(self.declaration, ImageUseCase):
+            return tensors
+        features, network = self.declaration.features, self.declaration.model
+        levels = f" {network.quantiles}" if network.head == "quantile" else ""
+        forecast = f"the {features.target} of {features.price} {features.horizon} rows ahead, as {network.head}{levels}"
+        return f"{tensors}: from {', '.join(features.inputs)} {forecast}"
 
 
 def fetch_version(registry: Registry, number: str) -> Version:
@@ -73,40 +87,58 @@ def fetch_version(registry: Registry, number: str) -> Version:
                 f"{registry.usecase} version {number} has no {name}: it was not registered by this labline; "
                 f"register one with labline run {registry.usecase}"
             )
-    if not isinstance(load_usecase(str(folder / "extra_files" / "usecase.toml"), USECASES), ImageUseCase):
-        raise BadInput(
-            f"{registry.usecase} forecasts a series, and only image classifiers can be judged and load-tested so far: "
-            "move its versions by hand in MLflow's pages (labline ui), which labline obeys, or roll back with --force"
-        )
     return Version(registry.usecase, number, str(found.run_id or ""), dict(found.tags), folder)
 
 
 def open_test_rows(version: Version) -> Dataset:
-    """The data set the version was judged on, from the storage root or, where it is not there, made again.
+    """The images the version was judged on, from the storage root or, where they are not there, made again.
 
     Raises BadInput where what is made again is not what the version was judged on.
     """
     from labline.data.dataset import dataset_digest, open_dataset
 
-    kept = storage_root() / version.tags.get("dataset.directory", "nowhere")
-    if not (kept / "dataset.json").is_file():
-        kept = _made_again(version.declaration)
-    data = open_dataset(kept)
-    if dataset_digest(data.manifest, data.labels) != version.tags["dataset.digest"]:
+    data = open_dataset(_kept_or_made_again(version))
+    _refuse_other_data(version, dataset_digest(data.manifest, data.labels))
+    return data
+
+
+def open_test_series(version: Version) -> SeriesDataset:
+    """The series the forecaster was judged on, as `open_test_rows` opens images."""
+    from labline.series.dataset import open_series, series_digest
+
+    data = open_series(_kept_or_made_again(version))
+    _refuse_other_data(version, series_digest(data))
+    return data
+
+
+def _refuse_other_data(version: Version, digest: str) -> None:
+    if digest != version.tags["dataset.digest"]:
         raise BadInput(
             f"the test rows of {version.usecase} version {version.number} cannot be had any more: its data was "
             f"{version.tags['dataset.digest'][:12]}…, the source holds other data now; train a new version"
         )
-    return data
 
 
-def _made_again(declaration: ImageUseCase) -> Path:
-    from tasks.clean import clean
-    from tasks.ingest import ingest
+def _kept_or_made_again(version: Version) -> Path:
+    kept = storage_root() / version.tags.get("dataset.directory", "nowhere")
+    return kept if (kept / "dataset.json").is_file() else _made_again(version.declaration)
+
+
+def _made_again(declaration: Trained) -> Path:
     from tasks.recording import recording
     from tasks.turn import turn
-    from tasks.validate import validate
 
     own_modules(declaration.name)
     with turn(declaration.name, storage_root()), recording(declaration):
+        if isinstance(declaration, SeriesUseCase):
+            from tasks.series.clean import clean as clean_series
+            from tasks.series.ingest import ingest as ingest_series
+            from tasks.series.validate import validate as validate_series
+
+            series = clean_series(declaration, validate_series(declaration, ingest_series(declaration)))
+            return storage_root() / series.directory
+        from tasks.clean import clean
+        from tasks.ingest import ingest
+        from tasks.validate import validate
+
         return storage_root() / clean(declaration, validate(declaration, ingest(declaration))).directory

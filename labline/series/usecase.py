@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from labline.errors import nearest
-from labline.series.declaration import Features, Network, Section, SeriesCleaning, SeriesData
-from labline.usecase import Compression, Cost, Expectations, Export, Training, UseCase
+from labline.series.declaration import Features, Fraction, Network, Section, SeriesCleaning, SeriesData
+from labline.usecase import Compression, Cost, Expectations, Export, Promotion, Training, UseCase
 
 SeriesTransform = Literal["jitter", "scaling", "slicing", "mixup"]
 SeriesMetric = Literal["qlike", "mse", "pinball", "log_score", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
@@ -39,6 +39,16 @@ class SeriesCompression(Compression):
     passes: list[Literal["int8-dynamic"]] = Field(default=["int8-dynamic"])  # type: ignore[assignment]
 
 
+class SeriesPromotion(Promotion):
+    """What a challenging forecaster must show; margins are shares of the champion's loss, absolute where noted.
+
+    Absolute for `log_score` (in nats, whose zero means nothing) and, with the defaults of images, for classes.
+    """
+
+    margin: Fraction = Field(0.05, description="how much worse it may be on training.select: a share of the loss")
+    slice_margin: Fraction = Field(0.1, description="how much worse it may be for any entity, where there are several")
+
+
 class SeriesUseCase(UseCase):
     """An application that forecasts a time series."""
 
@@ -53,11 +63,22 @@ class SeriesUseCase(UseCase):
     training: SeriesTraining
     compression: SeriesCompression = SeriesCompression()
     export: Export = Export(formats=["onnx", "tflite"])
+    promotion: SeriesPromotion = SeriesPromotion()
 
     @property
     def data_path(self) -> str | None:
         """The file, as declared."""
         return self.data.path
+
+    @model_validator(mode="before")
+    @classmethod
+    def _margins_of_classes_are_those_of_images(cls, declared: Any) -> Any:
+        model, promotion = (
+            declared.get(key, {}) if isinstance(declared, dict) else None for key in ("model", "promotion")
+        )
+        if not isinstance(model, dict) or not isinstance(promotion, dict) or model.get("head") != "classes":
+            return declared
+        return declared | {"promotion": Promotion().model_dump(include={"margin", "slice_margin"}) | promotion}
 
     @model_validator(mode="after")
     def _head_fits_target(self) -> SeriesUseCase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,11 +17,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from saved_forecasters import small_forecaster
 
 from labline.errors import BadInput, LablineError
 from labline.export.onnx import export_onnx
 from labline.models import ImageClassifier, build
-from labline.packaged_model import open_model
+from labline.packaged_model import DIRECTIONS, TensorSpec, open_model
+from labline.series.declaration import Head
 
 LABELS = ("crack", "dent", "good", "scratch", "stain")
 
@@ -172,10 +175,115 @@ def test_what_is_no_version_is_bad_input(copied: Path, name: str) -> None:
         open_model(copied.parent / name)
 
 
-def test_the_service_imports_neither_torch_nor_mlflow(versions: dict[str, Path]) -> None:
+@pytest.mark.parametrize("kind", ["image", "series"])
+def test_the_service_imports_neither_torch_nor_mlflow(
+    versions: dict[str, Path], forecasters: dict[str, Path], kind: str
+) -> None:
+    folder = versions["fp32"] if kind == "image" else forecasters["quantile"]
     code = (
         "import sys; from pathlib import Path; import serving.check; serving.check.check(Path(sys.argv[1]), 1);"
         "assert not {'torch', 'mlflow', 'pandas', 'scipy', 'onnx'} & set(sys.modules)"
     )
 
-    subprocess.run([sys.executable, "-c", code, str(versions["fp32"])], check=True)
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+# --- embeddings --------------------------------------------------------------------------------------------------
+
+
+def sign(folder: Path, *embeddings: dict) -> None:
+    """Name these and no other embeddings in the signature; the graph gives one whatever is signed."""
+
+    def change(description: dict) -> None:
+        columns = json.loads(description["signature"]["outputs"])
+        others = [each for each in columns if each["name"] != "embedding"]
+        description["signature"]["outputs"] = json.dumps([*others, *embeddings])
+
+    rewrite(folder, change)
+
+
+def test_an_embedding_is_answered_where_the_version_names_one(copied: Path, images: np.ndarray) -> None:
+    sign(copied, {"type": "tensor", "name": "embedding", "tensor-spec": {"dtype": "float32", "shape": [-1, 64]}})
+    model = open_model(copied)
+
+    embedding, probabilities = model.answer(images, ("embedding", "probabilities"))
+
+    assert model.has_embedding
+    assert (embedding.dtype, embedding.shape) == (np.float32, (64, 64))
+    np.testing.assert_array_equal(probabilities, model.predict(images))
+
+
+def test_a_version_that_names_no_embedding_is_served_like_any_other(copied: Path, images: np.ndarray) -> None:
+    expected = open_model(copied).predict(images)
+    sign(copied)
+    model = open_model(copied)
+
+    assert not model.has_embedding
+    np.testing.assert_array_equal(model.predict(images), expected)
+
+
+# --- forecasters -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["gaussian", "quantile", "point", "classes"])
+def test_a_forecaster_answers_what_pytorch_answers(
+    forecasters: dict[str, Path], windows: np.ndarray, head: Head
+) -> None:
+    model = open_model(forecasters[head])
+    with torch.inference_mode():
+        expected = small_forecaster(head)(torch.from_numpy(windows)).numpy()
+
+    assert (model.kind, model.head) == ("series", head)
+    assert model.input == TensorSpec("windows", "float32", (None, 12, 3))
+    assert model.labels == (DIRECTIONS if head == "classes" else ())
+    assert not model.has_embedding
+    np.testing.assert_allclose(model.predict(windows), expected, atol=1e-5)
+    assert model.predict(windows[:0]).shape == (0, expected.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (np.zeros((2, 12, 3)), "got float64 2 x 12 x 3"),
+        (np.zeros((2, 11, 3), np.float32), "got float32 2 x 11 x 3"),
+        (np.zeros((2, 12, 4), np.float32), "got float32 2 x 12 x 4"),
+        (np.zeros((12, 3), np.float32), "got float32 12 x 3"),
+    ],
+)
+def test_wrong_windows_are_refused_naming_what_was_expected(
+    forecasters: dict[str, Path], wrong: np.ndarray, got: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"windows: float32 N x 12 x 3, was expected, {got}.*raw features"):
+        open_model(forecasters["gaussian"]).predict(wrong)
+
+
+def declare(content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "extra_files" / "usecase.toml").write_text(content) and None
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "model.onnx cannot be loaded"),
+        (declare("[model"), "usecase.toml: the head of the forecaster cannot be read"),
+        (declare('name = "small"'), "head of the forecaster cannot be read.*KeyError"),
+        (lambda folder: rewrite(folder, lambda d: d["signature"].update(outputs="[]")), "windows and the output forec"),
+    ],
+)
+def test_a_damaged_forecaster_is_refused_with_the_file_and_the_reason(
+    forecasters: dict[str, Path], tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = Path(shutil.copytree(forecasters["gaussian"], tmp_path / "version"))
+    damage(folder)
+
+    with pytest.raises(LablineError, match=message) as caught:
+        open_model(folder)
+    assert not isinstance(caught.value, BadInput)
+
+
+def test_classes_that_have_no_names_are_refused(forecasters: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(forecasters["quantile"], tmp_path / "version"))
+    declare('[model]\nhead = "classes"\n')(folder)
+
+    with pytest.raises(LablineError, match="labels must be 7 different names"):
+        open_model(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from onnx import helper, numpy_helper
 from torch import nn
 
@@ -37,7 +39,7 @@ def test_a_good_version_passes_and_its_answers_are_reported(
     seen = said(capsys)
     assert seen["ok"] is True
     assert seen["problems"] == []
-    np.testing.assert_allclose(seen["probabilities"], open_model(version).predict(images[:2]), rtol=1e-6)
+    np.testing.assert_allclose(seen["answers"], open_model(version).predict(images[:2]), rtol=1e-6)
     assert 0 < seen["latency_ms_p50"] <= seen["latency_ms_p99"]
     assert seen["seconds_to_ready"] > 0
 
@@ -58,7 +60,7 @@ def test_where_there_is_no_version_the_command_line_is_wrong(
     seen = said(capsys)
     assert seen["ok"] is False
     assert "was expected" in seen["problems"][0]
-    assert seen["probabilities"] == []
+    assert seen["answers"] == []
     assert seen["latency_ms_p50"] is None
     with pytest.raises(BadInput):
         check(tmp_path / "nothing-here")
@@ -186,10 +188,18 @@ def test_a_graph_that_mixes_the_samples_of_a_batch_is_refused(
 ) -> None:
     torch.manual_seed(0)
     export_network(Centred(), copied / "model.onnx")
+    sign_no_embedding(copied)  # that of another network has another size
 
     (problem,) = check(copied, requests=1).problems
 
     assert "the graph mixes samples" in problem
+
+
+def sign_no_embedding(folder: Path) -> None:
+    description = yaml.safe_load((folder / "MLmodel").read_text())
+    columns = json.loads(description["signature"]["outputs"])
+    description["signature"]["outputs"] = json.dumps([each for each in columns if each["name"] != "embedding"])
+    (folder / "MLmodel").write_text(yaml.safe_dump(description))
 
 
 def test_an_example_of_one_image_is_enough(copied: Path, images: np.ndarray) -> None:
@@ -198,4 +208,70 @@ def test_an_example_of_one_image_is_enough(copied: Path, images: np.ndarray) -> 
     seen = check(copied, requests=1)
 
     assert seen.ok
-    assert np.shape(seen.probabilities) == (1, 5)
+    assert np.shape(seen.answers) == (1, 5)
+
+
+# --- forecasters -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["gaussian", "quantile", "point", "classes"])
+def test_a_good_forecaster_passes_and_its_forecasts_are_reported(
+    forecasters: dict[str, Path], windows: np.ndarray, head: str
+) -> None:
+    seen = check(forecasters[head], requests=5)
+
+    assert seen.problems == ()
+    np.testing.assert_allclose(seen.answers, open_model(forecasters[head]).predict(windows[:2]), rtol=1e-6)
+
+
+def after_the_forecast(operator: str, *more: str) -> Callable[[onnx.GraphProto], None]:
+    """Damage by one more operation on the forecast."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        (last,) = [node for node in graph.node if "forecast" in node.output]
+        last.output[:] = ["forecast_before" if name == "forecast" else name for name in last.output]
+        if "batch_mean" in more:
+            graph.node.append(
+                helper.make_node("ReduceMean", ["forecast_before", "batch_axis"], ["batch_mean"], keepdims=1)
+            )
+            graph.initializer.append(numpy_helper.from_array(np.array([0]), "batch_axis"))
+        graph.node.append(helper.make_node(operator, ["forecast_before", *more], ["forecast"]))
+
+    return change
+
+
+def lose_profile(folder: Path) -> None:
+    (folder / "extra_files" / "baseline.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("head", "damage", "problem"),
+    [
+        ("gaussian", edit(overwrite_weights(float("nan"))), "forecast of the input example are not finite"),
+        ("gaussian", edit(after_the_forecast("Neg")), "standard deviation of -"),
+        ("quantile", edit(after_the_forecast("Neg")), "quantiles forecast for the input example cross"),
+        (
+            "point",
+            edit(after_the_forecast("Sub", "batch_mean")),
+            "asked alone and asked in a batch: the graph mixes samples",
+        ),
+        ("classes", edit(after_the_forecast("Sub", "batch_mean")), "the graph mixes samples"),
+        ("point", lose_profile, "baseline.json: the standard deviation of the target cannot be read"),
+        ("point", write_example("[[[1.0, 2.0, 3.0]]]"), "windows: float32 N x 12 x 3, was expected, got float32 1 x 1"),
+        ("point", write_example(of_value(1e300, (1, 12, 3))), "no sample, or values that are not float32"),
+    ],
+)
+def test_a_forecaster_that_would_not_serve_is_refused_with_the_reason(
+    forecasters: dict[str, Path],
+    tmp_path: Path,
+    head: str,
+    damage: Callable[[Path], None],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(shutil.copytree(forecasters[head], tmp_path / "version"))
+    damage(folder)
+
+    assert main([str(folder), "--json"]) == 1
+
+    assert problem in said(capsys)["problems"][0]

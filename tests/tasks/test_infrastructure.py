@@ -64,7 +64,7 @@ def endless(copied: Path) -> Iterator[Path]:
 
 def assert_no_answer(report: InfrastructureReport) -> None:
     assert not report.ok
-    assert report.probabilities.shape == (0, 0)
+    assert report.answers.shape == (0, 0)
     assert np.isnan([report.latency_ms_p50, report.latency_ms_p99]).all()
 
 
@@ -73,9 +73,9 @@ def test_a_good_version_answers_its_example_in_a_clean_process(version: Path) ->
 
     assert report.ok, report.problems
     assert report.problems == ()
-    assert report.probabilities.dtype == np.float32
-    assert report.probabilities.shape == (2, 3)
-    np.testing.assert_allclose(report.probabilities.sum(axis=1), 1, atol=1e-5)
+    assert report.answers.dtype == np.float32
+    assert report.answers.shape == (2, 3)
+    np.testing.assert_allclose(report.answers.sum(axis=1), 1, atol=1e-5)
     assert 0 < report.latency_ms_p50 <= report.latency_ms_p99
 
 
@@ -131,8 +131,8 @@ def test_answers_that_are_not_finite_are_reported_as_they_are(copied: Path) -> N
 
     assert not report.ok
     assert "not finite" in report.problems[0]
-    assert report.probabilities.shape == (2, 3)
-    assert np.isnan(report.probabilities).all()
+    assert report.answers.shape == (2, 3)
+    assert np.isnan(report.answers).all()
 
 
 def test_no_folder_is_a_report_too(tmp_path: Path) -> None:

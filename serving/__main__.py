@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from labline.errors import BadInput, LablineError, nearest
 from labline.usecase import NAME
 from serving.assignment import Assignment, Stage
+from serving.draining import Drainer
 from serving.following import POLL_SECONDS, Follower, Wanted
 from serving.settings import KEY, KEY_FILE, Settings, configured_key
 from serving.supervisor import Workers, listen
@@ -103,6 +104,8 @@ def _run(asked: argparse.Namespace, follower: Follower, settings: Settings, list
     assignment = follower.begin()
     _empty(settings.metrics)
     names = [f"{settings.folder.name}-{number}" for number in range(asked.workers)]
+    # Begun before the workers' own, which then stand by: emptying the journal would hold up their answers.
+    drainer = Drainer(settings.feedback, settings.journal)
     workers = Workers(listening, names, _environment(settings), grace_seconds=settings.shutdown_timeout + 5)
     try:
         workers.start()
@@ -113,6 +116,7 @@ def _run(asked: argparse.Namespace, follower: Follower, settings: Settings, list
     finally:
         follower.end()
         workers.stop()
+        drainer.close()
 
 
 def _check(asked: argparse.Namespace) -> None:

@@ -4,6 +4,10 @@ With `labline ui` serving the store of the run, hand over the two links that the
 
     labline run surface --fresh
     python docs/screenshots.py MLFLOW_RUN_LINK PREFECT_FLOW_RUN_LINK
+
+With `labline serve` answering, without a key, after it has seen some images, hand over its address:
+
+    python docs/screenshots.py review http://127.0.0.1:8080
 """
 
 from __future__ import annotations
@@ -42,6 +46,20 @@ def take_screenshots(mlflow_run: str, prefect_flow_run: str) -> None:
         browser.close()
 
 
+def take_review_screenshot(service: str) -> None:
+    """Write review.png."""
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        review = browser.new_page(viewport={"width": 1100, "height": 800})
+        review.goto(f"{service}/review")
+        review.locator("#item").wait_for()
+        review.keyboard.press("s")  # what was skipped can be gone back to
+        review.locator("#back:enabled").wait_for()
+        _save(review, "review")
+        browser.close()
+
+
 def _page(browser: Browser) -> Page:
     page = browser.new_page(viewport=SIZE)
     page.add_init_script(FIRST_CLICKS)
@@ -55,4 +73,7 @@ def _save(page: Page, name: str) -> None:
 
 
 if __name__ == "__main__":
-    take_screenshots(*sys.argv[1:3])
+    if sys.argv[1:2] == ["review"]:
+        take_review_screenshot(sys.argv[2])
+    else:
+        take_screenshots(*sys.argv[1:3])

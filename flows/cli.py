@@ -312,6 +312,96 @@ def serve(
 
 @app.command()
 @reporting
+def predict(
+    usecase: RegisteredName,
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Folder, .zip, .csv, .parquet or .npy; see docs/batch-inference.md.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where answers go: .parquet or .csv.")],
+    stage: Annotated[str, typer.Option("--stage", metavar="STAGE", help="production or staging.")] = "production",
+    version: Annotated[str | None, typer.Option("--version", help="Ask this one, whatever its stage.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one run of the model.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; default: as many as processors.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Answer all again, whatever a run before has.")] = False,
+    json: Json = False,
+) -> None:
+    """Let the version of USECASE in Production answer everything in INPUT, and write the answers to a file.
+
+    Images: a folder or .zip of them, a .csv with a column path, a .parquet with a column image, an .npy of pixels. A
+    series: a .csv or .parquet of raw rows, an .npy of windows. What cannot be read goes to FILE.quarantine.parquet,
+    with the reason. A run that was killed goes on where it was.
+
+    Examples: [bold]labline predict steel strips/ --out answers.parquet[/],
+    [bold]labline predict volatility prices.csv --out forecasts.csv --version 3[/]
+    """
+    from flows.predict import run_predict
+
+    options = {
+        "out": out,
+        "stage": stage,
+        "version": version,
+        "batch_size": batch_size,
+        "workers": workers,
+        "fresh": fresh,
+    }
+    run_predict(usecase, source, options, json)
+
+
+@app.command()
+@reporting
+def monitor(
+    usecase: RegisteredName,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DATE", help="Only predictions from 2026-11-24[T14:30] on.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option("--window", min=1, metavar="N", help="The latest N; default: monitoring.window.")
+    ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Evidently's report, where it is installed.")] = True,
+    json: Json = False,
+) -> None:
+    """Compare what production saw lately with what the version of USECASE in Production was tested on.
+
+    Ends with a verdict: healthy, watch, retrain or rollback, and its reasons. The same window again is the same
+    verdict, told once.
+
+    Examples: [bold]labline monitor steel[/], [bold]labline monitor steel --window 500 --json[/]
+    """
+    from flows.monitor import run_monitoring
+
+    run_monitoring(usecase, since, window, page, json)
+
+
+@app.command()
+@reporting
+def retrain(
+    usecase: RegisteredName,
+    reason: Reason = "",
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DATE", help="The new window begins on 2026-11-24[T14:30].")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="DATE", help="It ends before; default: now.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overrule cool-down, budget and patience of \\[retraining].")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train the version of USECASE in Production again with its labelled feedback, and promote it by its gates.
+
+    What comes out is judged against it on the old test set and on the new window. One retraining at a time; one that
+    was killed is gone on with. Exit code 3 where a gate refuses it.
+
+    Example: [bold]labline retrain steel --since 2026-11-24 --reason "new lamps"[/]
+    """
+    from flows.retrain import run_retraining
+
+    run_retraining(usecase, reason, since, until, force, json)
+
+
+@app.command()
+@reporting
 def replay(
     usecase: RegisteredName,
     url: Annotated[str, typer.Option("--url", help="Where the service is.")] = "http://127.0.0.1:8080",
@@ -528,6 +618,50 @@ def ui(
     from flows.ui import serve_pages
 
     serve_pages(mlflow_port, prefect_port)
+
+
+@app.command()
+@reporting
+def up(
+    usecases: Annotated[
+        list[str] | None,
+        typer.Option("--usecase", metavar="NAME", help="Serve this one; default: all in Production. Repeatable."),
+    ] = None,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the MLflow server.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server.")] = 4200,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the first service; others follow it.")] = 8080,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on behind the terminal, until labline down.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring up the MLflow and Prefect servers, a worker, the deployments and the services, on loopback, until Ctrl-C.
+
+    What dies is started again; a use case that comes to Production is served from then on. While it is up, every
+    other labline command on this storage root uses these servers.
+
+    Examples: [bold]labline up[/], [bold]labline up --usecase steel --detach[/]
+    """
+    from flows.site import Wanted
+    from flows.up import run_up
+
+    run_up(Wanted(tuple(usecases or ()), mlflow_port, prefect_port, port), detach, json)
+
+
+@app.command()
+@reporting
+def down(json: Json = False) -> None:
+    """Take down what labline up brought up, and what one that was killed has left."""
+    from flows.down import run_down
+
+    run_down(json)
+
+
+@app.command()
+@reporting
+def status(json: Json = False) -> None:
+    """Show what labline up keeps running and whether it answers; exit code 1 where something does not."""
+    from flows.status import run_status
+
+    run_status(json)
 
 
 def _fail(message: str, code: int, json: bool) -> None:

@@ -18,7 +18,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labline.baseline import INPUT_STATISTICS
 from labline.errors import LablineError
 
 Floats = npt.NDArray[np.float32]
@@ -53,6 +52,8 @@ def image_reference(
 
     The features are the manifest's statistics: mean and std of the stored pixels (0 to 255), width, height, bytes.
     """
+    from labline.baseline import INPUT_STATISTICS  # and with it scikit-learn, which readers do without
+
     answered = pd.DataFrame(
         {
             "sample_id": rows["sample_id"].to_numpy(),

@@ -35,29 +35,6 @@ def window(connection: Connection, chosen: Sequence[ColumnElement[bool]], last: 
     return _frame(connection, newest)
 
 
-def review_candidates(
-    connection: Connection, usecase: str, answered: Sequence[Role], among: int, limit: int
-) -> pd.DataFrame:
-    """Predictions worth a label: see `FeedbackStore.review_candidates`."""
-    newest = select(predictions.c.id).where(predictions.c.usecase == usecase, predictions.c.role.in_(answered))
-    recent = newest.order_by(*NEWEST_FIRST).limit(among).subquery()
-    shadow = predictions.alias()
-    shadow_answer = select(shadow.c.answer).where(shadow.c.shadow_of == predictions.c.id).limit(1).scalar_subquery()
-    # Two versions never forecast the same number, so only classes disagree; a forecast has no confidence.
-    said = predictions.c.confidence.is_not(None) & shadow_answer.is_not(None)
-    disagrees = said & (shadow_answer != predictions.c.answer)
-    worth = select(predictions.c.id, shadow_answer.label("shadow_answer"), disagrees.label("disagrees"))
-    worth = worth.where(predictions.c.id.in_(select(recent.c.id)), ~HAS_LABEL, HAS_INPUT)
-    order = (disagrees.desc(), predictions.c.confidence.asc().nulls_last(), *NEWEST_FIRST)
-    found = connection.execute(worth.order_by(*order).limit(limit)).all()
-    ids = [row.id for row in found]
-    frame = _frame(connection, select(predictions).where(predictions.c.id.in_(ids)).order_by(*NEWEST_FIRST))
-    frame = frame.set_index("id", drop=False).loc[ids].reset_index(drop=True)
-    return frame.assign(
-        shadow_answer=[row.shadow_answer for row in found], disagrees=[bool(row.disagrees) for row in found]
-    )
-
-
 def counts(connection: Connection, usecase: str, answered: Sequence[Role]) -> dict[str, Any]:
     """The fields of `Counts`."""
     ours = (predictions.c.usecase == usecase, predictions.c.role.in_(answered))

@@ -136,15 +136,6 @@ class FeedbackStore:
         with self._opened().connect() as connection:
             return Counts(**reading.counts(connection, usecase, ANSWERED))
 
-    def review_candidates(self, usecase: str, *, among: int = 10_000, limit: int = 100) -> pd.DataFrame:
-        """Unlabelled predictions whose input is kept, of the newest `among`: those most worth a label, first.
-
-        First where the shadow version says something else, then by falling confidence. The columns of `window`,
-        `shadow_answer` (None where there is no shadow) and `disagrees` (bool; of forecasts always false).
-        """
-        with self._opened().connect() as connection:
-            return reading.review_candidates(connection, usecase, ANSWERED, among, limit)
-
     def delete(self, ids: Iterable[str]) -> int:
         """Delete predictions with their inputs, labels and shadows, for good; returns how many were stored.
 

@@ -107,21 +107,6 @@ def test_counts(store: FeedbackStore) -> None:
     assert math.isnan(store.counts("cifar10").newest)
 
 
-def test_the_predictions_most_worth_a_label_come_first(store: FeedbackStore) -> None:
-    sure, unsure, disputed, labelled, bare = (
-        prediction(confidence=confidence, input=b"x") for confidence in (0.99, 0.4, 0.9, 0.3, 0.2)
-    )
-    store.write([sure, unsure, disputed, labelled, replace(bare, input=b""), label(labelled)])
-    store.write([prediction(role="shadow", shadow_of=disputed.id, answer="patches")])
-    store.write([prediction(role="shadow", shadow_of=sure.id, answer="scratches")])
-    found = store.review_candidates("steel")
-    assert found["id"].tolist() == [disputed.id, unsure.id, sure.id]
-    assert found["disagrees"].tolist() == [True, False, False]
-    assert found["shadow_answer"].tolist() == ["patches", None, "scratches"]
-    assert store.review_candidates("steel", limit=1)["id"].tolist() == [disputed.id]
-    assert len(store.review_candidates("surface")) == 0
-
-
 def test_what_is_deleted_is_gone_with_all_that_belongs_to_it_and_stays_gone(store: FeedbackStore) -> None:
     gone, kept = prediction(input=b"face"), prediction(input=b"strip")
     shadow = prediction(role="shadow", shadow_of=gone.id, input=b"face")

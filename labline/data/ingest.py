@@ -16,6 +16,7 @@ import pandas as pd
 
 from labline.data.dataset import MANIFEST_COLUMNS, QUARANTINE_COLUMNS, write_dataset
 from labline.data.decoding import Refusal
+from labline.data.feedback import join_feedback
 from labline.data.listing import Listing, refuse
 from labline.data.sources import list_source
 from labline.data.splits import assign_splits
@@ -64,6 +65,8 @@ def ingest(
     _refuse_too_many(quarantined, len(accepted), settings)
     labels = _inhabited_labels(listing, accepted, settings)
     manifest = accepted.assign(split=assign_splits(list(accepted["label"]), list(accepted["split"]), settings.split))
+    if settings.feedback is not None:
+        manifest = join_feedback(manifest, images, expand(settings.feedback, "data.feedback"), labels)
     digest = write_dataset(directory, manifest[list(MANIFEST_COLUMNS)], labels, images, quarantined)
     empty = tuple(label for label in listing.labels if label not in labels)
     return Ingested(len(manifest), len(quarantined), digest, labels, empty)
@@ -139,6 +142,8 @@ def _traces(settings: Data) -> Iterator[str]:
     """Lines that stay the same while the source does."""
     if ":" in settings.source:
         yield _module_digest(settings.source.partition(":")[0])
+    if settings.feedback is not None:
+        yield _content(expand(settings.feedback, "data.feedback"))
     if settings.path is None or settings.options.get("download"):
         return
     path = expand(settings.path, "data.path")
@@ -159,6 +164,10 @@ def _module_digest(module: str) -> str:
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return ""
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else f"{path} is not there"
 
 
 def _trace(path: Path) -> str:

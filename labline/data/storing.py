@@ -163,13 +163,13 @@ def _encoded_bytes(container: Path, files: Sequence[str]) -> int:
 
 
 @contextmanager
-def _reader(job: Job) -> Iterator[Read]:
-    """Opens the container and gives a function from a file's name to its bytes, or to the reason why not."""
-    limit = job.max_pixels * BYTES_PER_PIXEL
-    if job.container.is_dir():
-        yield lambda name: _read_file(job.container / name, limit)
+def open_container(container: Path, max_pixels: int) -> Iterator[Read]:
+    """Open a folder or .zip and give a function from a file's name to its bytes, or to the reason why not."""
+    limit = max_pixels * BYTES_PER_PIXEL
+    if container.is_dir():
+        yield lambda name: _read_file(container / name, limit)
         return
-    with zipfile.ZipFile(job.container) as archive:
+    with zipfile.ZipFile(container) as archive:
         yield lambda name: _read_member(archive, name, limit)
 
 
@@ -224,7 +224,7 @@ def _decode_batch(job: Job, read: Read, batch: _Batch) -> list[Facts | Refusal]:
 
 
 def _in_turn(job: Job, batches: Sequence[_Batch]) -> Iterator[list[Facts | Refusal]]:
-    with _reader(job) as read:
+    with open_container(job.container, job.max_pixels) as read:
         for batch in batches:
             yield _decode_batch(job, read, batch)
 
@@ -252,12 +252,12 @@ _open_files = ExitStack()
 def _start_process(job: Job) -> None:
     global _open_job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _open_job = job, _open_files.enter_context(_reader(job))
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _open_job = job, _open_files.enter_context(open_container(job.container, job.max_pixels))
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed leaves no process behind."""
+def end_with_parent() -> None:
+    """Wait for the parent's end and end too: a parent that was killed leaves no process behind."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

@@ -5,8 +5,9 @@ With `labline ui` serving the store of the run, hand over the two links that the
     labline run surface --fresh
     python docs/screenshots.py MLFLOW_RUN_LINK PREFECT_FLOW_RUN_LINK
 
-With `labline serve` answering, without a key, after it has seen some images, hand over its address:
+With `labline serve` answering, without a key, hand over its address; for the review page after it has seen some images:
 
+    python docs/screenshots.py openapi http://127.0.0.1:8080
     python docs/screenshots.py review http://127.0.0.1:8080
 """
 
@@ -46,6 +47,24 @@ def take_screenshots(mlflow_run: str, prefect_flow_run: str) -> None:
         browser.close()
 
 
+def take_openapi_screenshot(service: str) -> None:
+    """Write openapi.png: the example of /predict, tried out."""
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        openapi = browser.new_page(viewport={"width": 1100, "height": 1680})
+        openapi.goto(f"{service}/docs")
+        predict = openapi.locator(".opblock", has=openapi.locator("[data-path='/predict']"))
+        predict.locator(".opblock-summary-control").click()
+        predict.get_by_role("button", name="Execute").click()
+        answer = predict.locator(".live-responses-table .response").first
+        answer.wait_for()
+        predict.locator("textarea").evaluate("editor => { editor.style.minHeight = 0; editor.style.height = '150px'; }")
+        openapi.evaluate("scrollTo(0, 0)")
+        _save(openapi, "openapi")
+        browser.close()
+
+
 def take_review_screenshot(service: str) -> None:
     """Write review.png."""
     with sync_playwright() as playwright:
@@ -73,7 +92,8 @@ def _save(page: Page, name: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["review"]:
-        take_review_screenshot(sys.argv[2])
+    pages = {"openapi": take_openapi_screenshot, "review": take_review_screenshot}
+    if sys.argv[1] in pages:
+        pages[sys.argv[1]](sys.argv[2])
     else:
         take_screenshots(*sys.argv[1:3])

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="of ONNX Runtime in each worker; default: processors / workers")
+    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime in each worker")
     parser.add_argument("--canary", type=float, help="default: as the version in Staging declares")
     parser.add_argument("--shadow", type=float, help="default: as the version in Staging declares")
     parser.add_argument("--poll", type=float, default=POLL_SECONDS, help="seconds between two looks at the registry")
@@ -89,7 +89,7 @@ def _serve(asked: argparse.Namespace) -> None:
         folder=instance,
         feedback=os.environ.get("LABLINE_FEEDBACK", f"sqlite:///{store}/feedback.db"),
         key=key,
-        threads=asked.threads or max(1, _processors() // asked.workers),
+        threads=asked.threads,
     )
     with _only_one(instance, port):
         try:
@@ -197,10 +197,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

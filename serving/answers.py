@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labline.packaged_model import PackagedModel
+from labline.series.answers import class_probabilities, quantile_mean
 from serving.limits import Refused
 from serving.series_bodies import declaration_of
 
@@ -43,7 +44,7 @@ def say(model: PackagedModel, answers: Tensor) -> list[Said]:
         raise Refused(422, "the model has no finite answer to this input: its values are far from what it learned from")
     if not model.labels:
         return [_forecast(model, row) for row in answers.tolist()]
-    probabilities_NK = answers if model.kind == "image" else _softmax(answers)
+    probabilities_NK = answers if model.kind == "image" else class_probabilities(answers)
     return [_class(model.labels, row) for row in probabilities_NK.tolist()]
 
 
@@ -69,17 +70,8 @@ def _forecast(model: PackagedModel, row: list[float]) -> Said:
         forecast["deviation"] = row[1]
     elif model.head == "quantile":
         levels = declaration_of(model.folder).model.quantiles
-        forecast = {"mean": _mean(levels, row), "quantiles": dict(zip(map(str, levels), row, strict=True))}
+        forecast = {
+            "mean": float(quantile_mean(levels, np.array([row]))[0]),
+            "quantiles": dict(zip(map(str, levels), row, strict=True)),
+        }
     return Said(repr(forecast["mean"]), math.nan, row, {"forecast": forecast})
-
-
-def _mean(levels: Sequence[float], quantiles: Sequence[float]) -> float:
-    """As `labline.series.forecaster.forecast_mean`: each quantile weighs as much as lies nearest to its level."""
-    level_Q = np.asarray(levels)
-    edges = np.concatenate([[0.0], (level_Q[1:] + level_Q[:-1]) / 2, [1.0]])
-    return float(np.asarray(quantiles) @ np.diff(edges))
-
-
-def _softmax(logits_NK: Tensor) -> Tensor:
-    shifted = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

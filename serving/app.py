@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import describing, documentation, review
-from serving.http import CLOSE, Endpoint, problem, respond
+from serving.http import CLOSE, Endpoint, Room, problem, respond
 from serving.security import AUTHENTICATE
 from serving.service import Service
 from serving.settings import Settings, from_environment
@@ -31,7 +31,7 @@ class Application:
         self.service = service
         self.others = others
         settings, limits = service.settings, service.settings.limits
-        common = (service.guard, service.metrics)
+        common = (service.guard, service.metrics, Room(settings.max_bodies))
         self._exact = {
             "/predict": Endpoint(
                 "/predict", service.predicting.predict, *common, limits.max_body, settings.body_timeout

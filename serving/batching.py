@@ -118,6 +118,9 @@ class Batcher:
             return await self._enter(lane, samples)
         parts = [self._enter(lane, samples[i : i + size]) for i in range(0, len(samples), size)]
         await asyncio.wait(parts)
+        failures = [error for part in parts if (error := part.exception())]  # every one is looked at, the first told
+        if failures:
+            raise failures[0]
         return [np.concatenate(tensors) for tensors in zip(*(part.result() for part in parts), strict=True)]
 
     def close(self) -> None:

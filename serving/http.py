@@ -35,6 +35,20 @@ class Unavailable(LablineError):
         self.retry_after = retry_after
 
 
+class Room:
+    """How many bytes of large bodies may be in hand at once, all connections of a worker together."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def take(self, amount: int) -> int:
+        """Returns the amount; raises Unavailable where there is not so much room."""
+        if amount > self.left:
+            raise Unavailable("too much is being sent at once; come again")
+        self.left -= amount
+        return amount
+
+
 class Gone(Exception):
     """The client left before it had sent its body."""
 
@@ -69,7 +83,7 @@ class Answer:
 class Endpoint:
     """An ASGI application that answers one route with `handle`, asked with POST.
 
-    Bodies are at most `limit` bytes, and their last byte has to be here within `seconds`.
+    Bodies are at most `limit` bytes, and their last byte has to be here within `seconds`; `room` is for all together.
     """
 
     def __init__(
@@ -78,6 +92,7 @@ class Endpoint:
         handle: Callable[[Request], Awaitable[Answer]],
         guard: Guard,
         metrics: Metrics,
+        room: Room,
         limit: int,
         seconds: float,
     ) -> None:
@@ -85,34 +100,42 @@ class Endpoint:
         self._handle = handle
         self._guard = guard
         self._metrics = metrics
+        self._room = room
         self._limit = limit
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
-        started = time.perf_counter()
+        started, held = time.perf_counter(), 0
         try:
             headers: Headers = dict(scope["headers"])
             if scope["method"] != "POST":
                 answer = problem(405, "POST was expected", (b"allow", b"POST"))
             elif not self._guard.admits(headers):
                 answer = problem(401, AUTHENTICATE, (b"www-authenticate", b"Bearer"), CLOSE)
+            elif headers.get(b"content-encoding", b"identity") != b"identity":
+                answer = problem(415, "content-encoding: none is taken", CLOSE)
             else:
-                body = await read_body(headers, receive, self._limit, self._seconds)
+                body, held = await read_body(headers, receive, self._room, self._limit, self._seconds)
                 answer = await self._handle(Request(headers, body, scope.get("path_params", {}), started))
         except Gone:
             self._metrics.count(self._route, 499, "", "")
             return
         except Exception as error:
             answer = told(error)
+        finally:
+            self._room.left += held
         await respond(send, answer)
         self._metrics.answered(self._route, answer.status, answer.version, answer.role, time.perf_counter() - started)
         if answer.afterwards is not None:
             answer.afterwards()
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int, seconds: float) -> bytes:
-    """The whole body; raises Refused where it is too long or too slow, and Gone where the client left."""
+async def read_body(headers: Headers, receive: Receive, room: Room, limit: int, seconds: float) -> tuple[bytes, int]:
+    """The whole body, and what it took of the room: nothing where it came in one piece, which is a small one.
+
+    Raises Refused where it is too long or too slow, Gone where the client left, Unavailable where there is no room.
+    """
     try:
         declared = int(headers.get(b"content-length", b"0"))
     except ValueError:
@@ -125,23 +148,28 @@ async def read_body(headers: Headers, receive: Receive, limit: int, seconds: flo
             if message["type"] == "http.disconnect":
                 raise Gone
             body: bytes = message.get("body", b"")
-            return body if not message.get("more_body") else await _read_rest(body, receive, limit)
+            return (body, 0) if not message.get("more_body") else await _read_rest(body, receive, room, limit)
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {seconds:g} s") from None
 
 
-async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
-    parts, length, more = [first], len(first), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        parts.append(message.get("body", b""))
-        length += len(parts[-1])
-        more = message.get("more_body", False)
-        if length > limit:
-            raise Refused(413, f"the body has more than {limit:,} bytes")
-    return b"".join(parts)
+async def _read_rest(first: bytes, receive: Receive, room: Room, limit: int) -> tuple[bytes, int]:
+    parts, more, held = [first], True, 0
+    try:
+        held += room.take(len(first))
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            parts.append(message.get("body", b""))
+            held += room.take(len(parts[-1]))
+            more = message.get("more_body", False)
+            if held > limit:
+                raise Refused(413, f"the body has more than {limit:,} bytes")
+    except BaseException:
+        room.left += held
+        raise
+    return b"".join(parts), held
 
 
 async def respond(send: Send, answer: Answer) -> None:

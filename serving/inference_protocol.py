@@ -111,7 +111,7 @@ class InferenceProtocol:
         named = self.served(request.parameters["name"], version)
         if version is None:
             return self._predicting.choose()
-        return named, "production" if named is self._predicting.versions.production else "canary"
+        return named, self._predicting.versions.role(named)
 
 
 def metadata(usecase: str, served: Served, versions: list[str]) -> dict[str, Any]:

@@ -135,7 +135,8 @@ class Journal:
     def measure(self) -> None:
         """Look how large the journal is; files vanish when they are drained, by another process perhaps."""
         own = {segment.path for segment in self._active.values()}
-        self._elsewhere = sum(_size(path) for path in self.root.glob("*/*") if path not in own)
+        every = (path for folder in self.root.iterdir() for path in _files(folder))
+        self._elsewhere = sum(_size(path) for path in every if path not in own)
 
     def close(self) -> None:
         """Close the files and unlock the folder; empty ones go, others are the drainer's."""
@@ -153,8 +154,13 @@ class Journal:
         segment = Segment(path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         if kind == "labels":
             # A file that was forced to disk is lost all the same where its name was not.
-            for folder in (self.folder, self.root):
-                _sync_folder(folder)
+            try:
+                for folder in (self.folder, self.root):
+                    _sync_folder(folder)
+            except OSError:
+                os.close(segment.descriptor)
+                path.unlink()
+                raise
         return segment
 
 
@@ -186,7 +192,10 @@ def drainable(folder: Path) -> list[Path]:
     found: list[Path] = []
     for worker in sorted(path for path in folder.glob("*") if path.is_dir()):
         with _abandoned(worker) as abandoned:
-            segments = sorted(worker.glob("*.closed")) + (sorted(worker.glob("*.open")) if abandoned else [])
+            files = _files(worker)
+            segments = [path for path in files if path.suffix == ".closed"]
+            if abandoned:
+                segments += [path for path in files if path.suffix == ".open"]
             if abandoned and not segments:
                 with suppress(OSError):
                     worker.rmdir()
@@ -229,6 +238,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing in one that vanished, or that is none."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _size(path: Path) -> int:

@@ -84,6 +84,7 @@ class Predicting:
         self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decoding")
         self._shadowing = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._shadows = 0
+        self._failing: Served | None = None  # the version whose first failure to answer unseen was logged
         self._outcomes: dict[tuple[str, str], Any] = {}
 
     async def predict(self, request: Request) -> Answer:
@@ -195,7 +196,9 @@ class Predicting:
             self._remember(asked, outputs, ids)
         except Exception as error:  # the client has its answer; the version in Staging may be any
             self._count("shadow", "failed", len(ids))
-            logger.warning("version %s in Staging could not answer unseen: %s", asked.served.version, error)
+            if self._failing is not asked.served:  # once: a version that takes other inputs fails every time
+                self._failing = asked.served
+                logger.warning("version %s in Staging could not answer unseen: %s", asked.served.version, error)
 
     def _count(self, role: str, outcome: str, samples: int) -> None:
         if samples:

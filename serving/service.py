@@ -94,10 +94,13 @@ class Service:
 
     def _changed(self) -> None:
         """Measure what is new in the thread that loaded it, and let go of what went in the loop that asks it."""
-        standing = self.standing()
-        self.batcher.prepare(standing)
+        self.batcher.prepare(self.standing())
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.batcher.forget_all_but, standing)
+            self._loop.call_soon_threadsafe(self._let_go)
+
+    def _let_go(self) -> None:
+        """Of what stands now: a busy loop comes to this when the next exchange is over, and its version measured."""
+        self.batcher.forget_all_but(self.standing())
 
     async def _observe(self) -> None:
         while True:

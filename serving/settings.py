@@ -35,6 +35,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     max_waiting: int = 512  # samples that wait for the model; with more, requests are refused with 503
     max_connections: int = 1024
+    max_bodies: int = 256 * MEBIBYTE  # of large bodies in hand, together; beyond it, requests are refused with 503
     request_timeout: float = 10.0  # from the body's last byte to the model's answer
     body_timeout: float = 10.0  # for a request's headers, and again for its body
     keep_alive: int = 30

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
 AGAIN_SECONDS = 5.0  # a worker without any version tries to load the assigned one again
+AGAIN_BESIDE_SECONDS = 60.0  # beside one that answers: what passed the supervisor's check lacked memory, or the like
 WARM_RUNS = 2  # the first of a size allocates, the second is as fast as all later ones
 
 
@@ -121,7 +122,12 @@ class Versions:
             return standing.staging, "canary"
         if standing.production is None:
             raise NotReady(f"no version is served: nothing usable is in {standing.stage.capitalize()}")
-        return standing.production, "canary" if standing.stage == "staging" else "production"
+        return standing.production, self.role(standing.production)
+
+    def role(self, served: Served) -> Literal["production", "canary"]:
+        """As what a version answers: what stands in Staging is the canary, also of a service of that stage."""
+        standing = self._standing
+        return "canary" if standing.stage == "staging" or served is standing.staging else "production"
 
     def shadow(self, dice: float) -> Served | None:
         """Who answers it too, unseen; None for nobody. For another number than the one `choose` was given."""
@@ -144,8 +150,8 @@ class Versions:
     def _look(self) -> bool:
         """Obey the assignment if it was replaced; True where it was."""
         seen = _identity(self._folder / FILE)
-        hopeless = self._standing.production is None and self._unloadable
-        again = bool(hopeless) and time.monotonic() - self._tried > AGAIN_SECONDS
+        pause = AGAIN_SECONDS if self._standing.production is None else AGAIN_BESIDE_SECONDS
+        again = bool(self._unloadable) and time.monotonic() - self._tried > pause
         if seen is None or (seen == self._seen and not again):
             return False
         self._seen, self._tried = seen, time.monotonic()
@@ -155,19 +161,19 @@ class Versions:
             logger.error("%s; what stands goes on standing", error)
             return False
         if assignment is not None:
-            self._obey(assignment)
+            self._obey(assignment, again)
         return assignment is not None
 
-    def _obey(self, assignment: Assignment) -> None:
-        """Production first, so that a slow candidate does not hold it up."""
+    def _obey(self, assignment: Assignment, again: bool) -> None:
+        """Production first, so that a slow candidate does not hold it up; `again` what could not be loaded, too."""
         before = self._standing
         self._checked = assignment.refused
         self._forget_others(assignment)
-        production = self._wanted("production", assignment.production, before.production)
+        production = self._wanted("production", assignment.production, before.production, again)
         # Who has just gone up to Production is no candidate any more.
         candidate = None if _same(before.staging, production) else before.staging
         self._stand(replace(before, production=production, staging=candidate, stage=assignment.stage))
-        staging = self._wanted("staging", assignment.staging, None)
+        staging = self._wanted("staging", assignment.staging, None, again)
         if staging is None or _same(staging, production):
             self._stand(_Standing(production, stage=assignment.stage))
         else:
@@ -178,7 +184,7 @@ class Versions:
         self.swaps += new is not None and new is not self._standing.production
         self._standing = standing
 
-    def _wanted(self, slot: Slot, assigned: Assigned | None, otherwise: Served | None) -> Served | None:
+    def _wanted(self, slot: Slot, assigned: Assigned | None, otherwise: Served | None, again: bool) -> Served | None:
         """The assigned version, loaded; where that fails, what else there is, and a refusal."""
         if assigned is None:
             return None
@@ -187,7 +193,7 @@ class Versions:
             if loaded is not None and loaded.folder == folder:
                 return loaded
         known = self._unloadable.get((slot, assigned.folder))
-        if known is not None and self._standing.production is not None:
+        if known is not None and not again:
             return otherwise
         try:
             served = load(assigned.version, folder, self._threads)

@@ -57,13 +57,22 @@ def windows() -> np.ndarray:
     return np.random.default_rng(0).normal(50, 20, (64, WINDOW, FEATURES)).astype(np.float32)
 
 
-@pytest.fixture(scope="session")
-def forecasters(windows: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A version a head; not to be written to."""
-    saved = {}
-    heads: tuple[Head, ...] = ("gaussian", "quantile", "point", "classes")
-    for head in heads:
-        scratch = tmp_path_factory.mktemp(head)
+class Forecasters(dict[str, Path]):
+    """A version a head, made when it is first asked for; not to be written to."""
+
+    def __init__(self, windows: np.ndarray, factory: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._windows = windows
+        self._factory = factory
+
+    def __missing__(self, head: Head) -> Path:
+        scratch = self._factory.mktemp(head)
         graph = export_forecaster(small_forecaster(head), scratch / "model.onnx", WINDOW, FEATURES)
-        saved[head] = save_forecaster(graph, scratch / "version", windows, head)
-    return saved
+        self[head] = save_forecaster(graph, scratch / "version", self._windows, head)
+        return self[head]
+
+
+@pytest.fixture(scope="session")
+def forecasters(windows: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Forecasters:
+    """Small real versions of every head."""
+    return Forecasters(windows, tmp_path_factory)

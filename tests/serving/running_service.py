@@ -67,10 +67,10 @@ def prepare(
 
 
 @contextmanager
-def running(settings: Settings, **changes: Any) -> Iterator[Running]:
-    """A worker process, started as the supervisor starts it, until it is asked to end."""
+def running(settings: Settings, port: int = 0, **changes: Any) -> Iterator[Running]:
+    """A worker process, started as the supervisor starts it, on any free port, until it is asked to end."""
     settings = replace(settings, **changes)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", port)) as listening:
         ours, theirs = socket.socketpair()
         port = listening.getsockname()[1]
         descriptors = (listening.fileno(), theirs.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -163,6 +164,17 @@ def test_a_batch_may_wait_to_fill_up_and_goes_when_it_is_full(tmp_path: Path) ->
 
     assert sizes == [4, 1]
     assert full < 1.0
+
+
+def test_a_large_request_that_fails_leaves_no_error_unheard(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(batcher: Batcher) -> None:
+        with pytest.raises(LablineError):
+            await batcher.answer(served, np.zeros((9, SIZE + 1, SIZE, 1), np.uint8))
+        gc.collect()
+
+    run(served, True, ask)
+
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_version_that_went_is_let_go_of(served: Served) -> None:

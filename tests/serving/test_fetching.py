@@ -12,7 +12,7 @@ from labline.packaged_model import open_model
 from serving.fetching import fetch
 
 
-@pytest.mark.usefixtures("servers")
+@pytest.mark.usefixtures("registry")
 def test_a_registered_version_is_fetched_by_number_and_by_alias(
     versions: dict[str, Path], images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -37,7 +37,7 @@ def test_a_registered_version_is_fetched_by_number_and_by_alias(
             fetch(uri, tmp_path / "nothing")
 
 
-@pytest.mark.usefixtures("servers")
+@pytest.mark.usefixtures("registry")
 def test_a_version_whose_files_are_gone_is_named(tmp_path: Path) -> None:
     import mlflow
 

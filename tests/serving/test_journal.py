@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -53,6 +54,26 @@ def test_files_are_drainable_once_they_are_handed_over(tmp_path: Path) -> None:
         path.unlink()
     journal.roll()
     assert len(drainable(tmp_path)) == 1
+    journal.close()
+
+
+def test_a_disk_that_refuses_a_new_file_costs_no_descriptor_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, PLENTY)
+    journal.append("labels", frame(b"l"))
+    before = len(os.listdir("/proc/self/fd")), sorted(tmp_path.rglob("*"))
+
+    def refused(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("serving.journal._sync_folder", refused)
+        for _ in range(3):
+            journal.roll()
+    assert (len(os.listdir("/proc/self/fd")), sorted(tmp_path.rglob("*"))) == before
+    journal.roll()
+    assert len(drainable(tmp_path)) == 1, "handed over as soon as the disk takes it"
     journal.close()
 
 

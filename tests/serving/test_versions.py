@@ -17,7 +17,7 @@ from small_versions import answer, expected, write_version
 
 from labline.errors import LablineError
 from serving.assignment import FILE, Assigned, Assignment, Refusal, read_assignment, write_assignment
-from serving.versions import NotReady, Versions, load
+from serving.versions import LOOK_SECONDS, NotReady, Versions, load
 
 SERVING = """
 title = "Bright or dark"
@@ -138,6 +138,24 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_and_is_named(service
     assert service.versions.refused == ()
 
 
+def test_what_could_not_be_loaded_for_want_of_something_is_loaded_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = service.folder / "versions" / "2" / "model.onnx"
+    whole = graph.read_bytes()
+    graph.unlink()
+    service.assign("2")
+    eventually(lambda: bool(service.versions.refused))
+
+    graph.write_bytes(whole)
+    time.sleep(2 * LOOK_SECONDS)
+    assert service.versions.refused, "the other version answers: there is time"
+
+    monkeypatch.setattr("serving.versions.AGAIN_BESIDE_SECONDS", 0.0)
+    service.stands("2")
+    eventually(lambda: service.versions.refused == ())
+
+
 def test_staging_takes_its_share_and_is_not_loaded_again_when_it_goes_up(service: Service) -> None:
     service.assign("1", "2", canary=0.25, shadow=0.5)
     eventually(lambda: service.versions.staging is not None)
@@ -171,7 +189,8 @@ def test_a_service_of_staging_answers_as_the_canary(service: Service) -> None:
     write_assignment(service.folder, Assignment("staging", Assigned("2", "versions/2")))
     service.stands("2")
 
-    assert service.versions.choose(0.9)[1] == "canary"
+    served, role = service.versions.choose(0.9)
+    assert role == service.versions.role(served) == "canary"
 
 
 def test_nothing_in_production_is_said_until_something_is(service: Service) -> None:

@@ -148,7 +148,7 @@ def _groups(
     groupings: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
     groups = [_group("class", pd.Categorical(np.asarray(labels)[targets_N], labels), right)]
-    groups += [_group(kind, pd.Categorical(values), right) for kind, values in groupings.items()]
+    groups += [_group(kind, pd.Categorical(list(values)), right) for kind, values in groupings.items()]
     groups += [_group(name, pd.Categorical(values_N), right) for name, values_N in slice_values(rows).items()]
     for name, beliefs in corrupted.items():
         champion_NK, challenger_NK = (

@@ -59,7 +59,7 @@ def judge_comparison(comparison: Comparison, promotion: Promotion, against: str)
     large = comparison.groups["support"] >= promotion.smallest_slice
     overall = _non_inferiority(comparison, promotion, against, comparison.groups[~large])
     groups = comparison.groups[large]
-    slices = groups[~groups["kind"].isin(["class", "corruption"])]
+    slices = groups[~groups["kind"].isin(["class", "corruption", "part"])]  # a part has gates of its own
     judged = {
         "class": groups[groups["kind"] == "class"],
         "slice": slices.assign(value=slices["kind"] + " " + slices["value"]),

@@ -29,6 +29,7 @@ from labline.devices import choose_device, choose_precision, sound_kernels
 from labline.errors import BadInput, LablineError, nearest
 from labline.image_classification import ImageClassification, Samples, fit_temperature, predict_logits
 from labline.models.classifier import ImageClassifier
+from labline.models.weights import restore_weights
 from labline.usecase import Augmentation, Training
 
 __all__ = [
@@ -136,13 +137,18 @@ def fit(
     augmentation: Augmentation | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    start_from: Path | None = None,
 ) -> Fitted[ImageClassifier]:
     """Train `backbone` (changed in place) on uint8 N x H x W x C images and int64 class indices; see `optimize`.
 
-    Raises BadInput where samples and network do not fit together, LablineError where the loss is not finite.
+    `start_from` is the .safetensors of an earlier model of this network, whose weights and preprocessing are gone on
+    from. Raises BadInput where samples, network and weights do not fit together, LablineError where the loss is not
+    finite.
     """
     device = choose_device(settings.device)
     objective = ImageClassification(backbone, train, validation, settings, augmentation or Augmentation(), device)
+    if start_from is not None:
+        restore_weights(objective.model, start_from)
     return optimize(objective, settings, checkpoint, on_epoch)
 
 

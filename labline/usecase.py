@@ -207,7 +207,7 @@ class Serving(Section):
     max_wait_ms: float = Field(0.0, ge=0, le=1000, description="how long a request may wait for others to join it")
     keep: Literal["input", "features"] = Field("input", description="features: no image, no window is stored")
     unknown_labels: Literal["refuse", "accept"] = Field("refuse", description="in feedback: classes it never saw")
-    retention_days: float = Field(365.0, gt=0, description="older predictions and labels are deleted by retain")
+    retention_days: float = Field(365.0, gt=0, description="labline feedback USECASE retain deletes what is older")
 
 
 class UseCase(Section):

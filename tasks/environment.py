@@ -35,6 +35,8 @@ def load_environment() -> Path:
     declared = os.environ.get("LABLINE_STORE") or dotenv_values(settings).get("LABLINE_STORE") or ".labline"
     store = _local_path(declared)
     os.environ["LABLINE_STORE"] = str(store)
+    for name, value in _servers_that_are_up(store).items():
+        os.environ.setdefault(name, value)
     load_dotenv(settings, override=False)
     # Threads that spin while they wait starve each other as soon as another process wants the cores: measured
     # here, two trainings side by side ran five times slower than with sleeping ones. Read when torch is imported.
@@ -48,6 +50,13 @@ def load_environment() -> Path:
 def storage_root() -> Path:
     """The storage root of a loaded environment."""
     return Path(os.environ["LABLINE_STORE"])
+
+
+def _servers_that_are_up(store: Path) -> dict[str, str]:
+    """The addresses of the servers that `labline up` keeps running on this storage root, by variable."""
+    from tasks.running import STATE, addresses
+
+    return addresses(store) if (store / STATE).exists() else {}
 
 
 def _local_path(declared: str) -> Path:

@@ -13,6 +13,10 @@ from tasks.registry import Registry, alone, person
 from tasks.version import fetch_version
 
 
+class HasLeft(LablineError):
+    """The version that was to leave Production is not there any more."""
+
+
 def promote(registry: Registry, table: GateTable, reason: str, who: str | None, forced: bool = False) -> Entry:
     """Move the judged version to the stage it was judged for.
 
@@ -34,11 +38,19 @@ def promote(registry: Registry, table: GateTable, reason: str, who: str | None, 
         return registry.move(action, table.version, after, why, who, table.digest, tags)
 
 
-def roll_back(registry: Registry, reason: str, who: str | None = None, force: bool = False) -> Entry:
-    """Restore the version that was in Production before, once it has answered in a clean process."""
+def roll_back(
+    registry: Registry, reason: str, who: str | None = None, force: bool = False, leaving: str | None = None
+) -> Entry:
+    """Restore the version that was in Production before, once it has answered in a clean process.
+
+    Raises HasLeft where `leaving` is named and not the one in Production: somebody was faster.
+    """
     with alone(registry.usecase):
         registry.reconcile()
-        after = rolled_back(registry.standing())
+        standing = registry.standing()
+        if leaving is not None and standing.production != leaving:
+            raise HasLeft(f"{registry.usecase} version {leaving} is not in Production any more: nothing is rolled back")
+        after = rolled_back(standing)
         target = str(after.production)
         if not force:
             _load_test(registry, target)

@@ -100,6 +100,8 @@ def _parts_of(out: Path) -> Iterator[Path]:
     """The folder of what is finished, held by this process alone."""
     parts = out.with_name(f"{out.name}.parts")
     parts.mkdir(exist_ok=True)
+    if any(parts.iterdir()) and not ((parts / "key").exists() or (parts / ".lock").exists()):  # it would be deleted
+        raise BadInput(f"--out {out}: {parts} holds files that labline predict did not write; choose another name")
     lock = FileLock(parts / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -92,7 +92,7 @@ class Stage(Generic[Result]):
             cache_policy=CachePolicy.from_cache_key_fn(lambda context, values: key),
             retries=self.retries,
             retry_delay_seconds=2,
-            retry_condition_fn=_is_transient,
+            retry_condition_fn=is_transient,
         )
 
     def _execute(self, declaration: UseCase, inputs: Sequence[Reference], parts: dict[str, Any]) -> Result:
@@ -183,11 +183,15 @@ def module_digest(reference: str) -> str:
     return file_digest(Path(specification.origin)) if specification and specification.origin else ""
 
 
-def _is_transient(task: object, run: object, state: Any) -> bool:
+def is_transient(task: object, run: object, state: Any) -> bool:
+    """Whether a task failed for what is worth another try."""
+    return lost_connection(state.result(raise_on_failure=False))
+
+
+def lost_connection(error: BaseException | None) -> bool:
     """A lost connection is worth another try, however deep a library wrapped it; bad input and bugs are not."""
     from requests.exceptions import ConnectionError as RequestConnectionError
 
-    error: BaseException | None = state.result(raise_on_failure=False)
     while error is not None and not isinstance(error, LablineError):
         if isinstance(error, ConnectionError | TimeoutError | RequestConnectionError):
             return True

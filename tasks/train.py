@@ -6,19 +6,28 @@ import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from labline.declaration import expand
 from labline.references import AugmentedRef, DatasetRef, TrainedModel
 from labline.usecase import ImageUseCase
 from tasks.lineage import write_facts
-from tasks.stage import module_digest, stage
+from tasks.stage import file_digest, module_digest, stage
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from labline.training import Epoch
 
 
+def _start(declaration: ImageUseCase) -> dict[str, str]:
+    path = declaration.model.start_from
+    return {"weights to go on from": file_digest(expand(path, "model.start_from"))} if path else {}
+
+
 @stage(
     sections=("model", "training", "augmentation"),
-    depends=lambda declaration: {"source of model.architecture": module_digest(declaration.model.architecture)},
+    depends=lambda declaration: {
+        "source of model.architecture": module_digest(declaration.model.architecture),
+        **_start(declaration),
+    },
     resumes=True,
 )
 def train(
@@ -52,6 +61,7 @@ def train(
         declaration.augmentation,
         checkpoint=workspace.path / "checkpoint.pt",
         on_epoch=on_epoch,
+        start_from=expand(start, "model.start_from") if (start := declaration.model.start_from) else None,
     )
     weights = workspace.path / "model.safetensors"
     save_weights(fitted.model, weights)

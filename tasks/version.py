@@ -14,6 +14,7 @@ from labline.usecase import ImageUseCase
 from tasks.environment import USECASES, storage_root
 from tasks.lineage import Trained
 from tasks.registry import Registry
+from tasks.stage import lost_connection
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -80,6 +81,8 @@ def fetch_version(registry: Registry, number: str) -> Version:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{registry.usecase}/{number}"))
     except (MlflowException, OSError) as error:
+        if lost_connection(error):
+            raise  # whoever waits for servers tries again
         raise BadInput(f"the files of {registry.usecase} version {number} cannot be read: {error}") from error
     for name in ("MLmodel", "extra_files/usecase.toml", "extra_files/manifest.parquet"):
         if not (folder / name).is_file():

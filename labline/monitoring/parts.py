@@ -18,14 +18,15 @@ from labline.monitoring.shifts import FAMILY, SEVERITY
 from labline.reference import Reference
 
 FEWEST = 100  # rows of a window that are enough for a reference
+FEWEST_KNOWN = 20  # and of what else is known, for one more domain
 KNOWN = "tested-before"
 
 
 def of_the_window(reference: Reference, new_N: npt.NDArray[np.bool_]) -> tuple[Reference, Reference | None]:
-    """The part of the new window, and the rest; the whole and None where either is too small to stand alone."""
-    if min(new_N.sum(), (~new_N).sum()) < FEWEST:
+    """The part of the new window, and the rest where it is large enough to count; the whole for a small window."""
+    if new_N.sum() < FEWEST:
         return reference, None
-    return _rows(reference, new_N), _rows(reference, ~new_N)
+    return _rows(reference, new_N), _rows(reference, ~new_N) if (~new_N).sum() >= FEWEST_KNOWN else None
 
 
 def with_known(shifted: Reference | None, known: Reference | None) -> Reference | None:
@@ -33,12 +34,12 @@ def with_known(shifted: Reference | None, known: Reference | None) -> Reference 
     if shifted is None or known is None:
         return shifted
     first = int(shifted.rows["sample_id"].max()) + 1  # resampled apart from the images of the copies
-    rows = known.rows.assign(**{FAMILY: KNOWN, SEVERITY: 1.0, "sample_id": first + np.arange(len(known.rows))})
-    both = shifted.embedding is not None and known.embedding is not None
+    rows = known.rows.assign(sample_id=first + np.arange(len(known.rows)))
+    rows[FAMILY], rows[SEVERITY] = KNOWN, 1.0
     return Reference(
         rows=pd.concat([shifted.rows, rows[[name for name in shifted.rows if name in rows]]], ignore_index=True),
         outputs=np.concatenate([shifted.outputs, known.outputs]),
-        embedding=np.concatenate([shifted.embedding, known.embedding]) if both else None,  # type: ignore[list-item]
+        embedding=_joined(shifted.embedding, known.embedding),
         features=shifted.features,
     )
 
@@ -46,6 +47,12 @@ def with_known(shifted: Reference | None, known: Reference | None) -> Reference 
 def asked_at(id: str) -> float:
     """When a prediction was asked for, seconds since 1970: its id begins with a UUID version 7, and that with it."""
     return int(id[:12], 16) / 1000
+
+
+def _joined(
+    first_ND: npt.NDArray[np.float32] | None, second_ND: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32] | None:
+    return None if first_ND is None or second_ND is None else np.concatenate([first_ND, second_ND])
 
 
 def _rows(reference: Reference, chosen_N: npt.NDArray[np.bool_]) -> Reference:

@@ -48,6 +48,15 @@ def test_answers_appear_whole_and_nothing_else_is_left(version: Version, pixels:
     assert pd.read_parquet(out)["row"].tolist() == list(range(1200))
 
 
+def test_a_folder_of_somebody_elses_is_left_alone(version: Version, pixels: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "answers.parquet.parts" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("keep")
+    with pytest.raises(BadInput, match="holds files that labline predict did not write"):
+        predict.fn(version, pixels, tmp_path / "answers.parquet", workers=1)
+    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]
+
+
 SLOWLY = """
 import sys, time
 from pathlib import Path

@@ -1,0 +1,160 @@
+"""The version that is watched: the one in Production, with what its predictions are compared with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labline.errors import BadInput, LablineError
+from labline.monitoring.declaration import Monitoring
+from labline.series.usecase import SeriesUseCase
+from labline.usecase import ImageUseCase
+from tasks.chronicles import open_chronicle
+from tasks.environment import storage_root
+from tasks.registry import Registry, look, open_registry
+from tasks.version import Version, fetch_version, open_test_rows
+
+if TYPE_CHECKING:
+    from labline.feedback import FeedbackStore
+    from labline.monitoring.performance import Loss
+    from labline.reference import Reference
+
+SHIFTED = "reference_shifted.parquet"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A version in Production, and the number of the one that a rollback would restore, if there is one."""
+
+    version: Version
+    previous: str | None
+
+    @property
+    def rules(self) -> Monitoring:
+        """The rules that it was declared with."""
+        return self.version.declaration.monitoring
+
+    @property
+    def metric(self) -> Loss:
+        """What its answers are judged by."""
+        return metric_of(self.version)
+
+
+def in_production(usecase: str) -> bool:
+    """Whether any version of this use case is in Production."""
+    registry = open_registry(usecase)
+    look(registry)
+    return registry.standing().production is not None
+
+
+def watch(usecase: str) -> Watched:
+    """Find the version in Production and bring its files here; raises BadInput where there is none."""
+    registry = open_registry(usecase)
+    look(registry)
+    standing = registry.standing()
+    if standing.production is None:
+        raise BadInput(f"no version of {usecase} is in Production, nothing can be watched: labline promote {usecase}")
+    return Watched(fetch_version(registry, standing.production), standing.previous)
+
+
+def metric_of(version: Version) -> Loss:
+    """Accuracy where classes are told apart, QLIKE of volatilities, else the squared error."""
+    declaration = version.declaration
+    if not isinstance(declaration, SeriesUseCase) or declaration.model.head == "classes":
+        return "accuracy"
+    volatility = declaration.features.target == "realized-volatility" and declaration.model.head != "quantile"
+    return "qlike" if volatility else "mse"
+
+
+def reference_of(version: Version) -> Reference:
+    """What the version answered to the test rows that it is compared with (see `labline.monitoring.parts`).
+
+    Raises LablineError for a version of before there was a reference.
+    """
+    return _parts(version)[0]
+
+
+def shifted_reference_of(version: Version) -> Reference | None:
+    """What it answers to them under known shifts, and to its other test rows; None for a forecaster.
+
+    Made once for a version, and kept in the storage root.
+    """
+    from labline.monitoring.parts import with_known
+    from labline.reference import open_reference
+
+    if not isinstance(version.declaration, ImageUseCase):
+        return None
+    current, known = _parts(version)
+    shipped = version.extra / SHIFTED
+    kept = storage_root() / "monitoring" / version.usecase / version.tags["chosen.sha256"][:20] / SHIFTED
+    path = shipped if shipped.is_file() and known is None else kept
+    if not path.is_file():
+        _write_shifted(version, current, path)
+    return with_known(open_reference(path), known)
+
+
+def previous_version(registry: Registry, watched: Watched) -> Version | None:
+    """The version that a rollback would restore, where it still can be had."""
+    if watched.previous is None:
+        return None
+    try:
+        return fetch_version(registry, watched.previous)
+    except BadInput:
+        return None
+
+
+@contextmanager
+def opened_feedback() -> Iterator[FeedbackStore]:
+    """The feedback store; raises LablineError in its own words where it cannot be reached."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from labline.feedback import FeedbackStore
+
+    store = FeedbackStore(os.environ["LABLINE_FEEDBACK"])
+    try:
+        yield store
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise LablineError(f"the feedback store (LABLINE_FEEDBACK) cannot be used: {reason}") from error
+    finally:
+        store.close()
+
+
+def _parts(version: Version) -> tuple[Reference, Reference | None]:
+    """Of a retrained version the test rows of its window and the others; of any other all of them and None."""
+    from labline.data.feedback import PREFIX
+    from labline.monitoring.parts import asked_at, of_the_window
+    from labline.reference import open_reference
+
+    reference = open_reference(version.extra / "reference.parquet")
+    attempts = open_chronicle().attempts(version.usecase)
+    since = max((each.since for each in attempts if each.version == version.number), default=0.0)
+    ids = reference.rows["sample_id"].astype(str)
+    fed_back = ids.str.startswith(PREFIX)
+    asked = ids.where(fed_back).str.removeprefix(PREFIX).map(asked_at, na_action="ignore")
+    return of_the_window(reference, (fed_back & (asked >= since)).to_numpy())
+
+
+def _write_shifted(version: Version, current: Reference, path: Path) -> None:
+    from labline.monitoring.shifts import shifted_reference
+    from labline.packaged_model import EMBEDDING, PROBABILITIES, open_model
+    from labline.reference import write_reference
+
+    data, model = open_test_rows(version), open_model(version.folder, threads=0)
+    compared_N = data.rows("test")["sample_id"].isin(current.rows["sample_id"]).to_numpy()
+    images_NHWC, targets_N = (part[compared_N] for part in data.split("test"))
+    names = (PROBABILITIES, EMBEDDING) if model.has_embedding else (PROBABILITIES,)
+
+    def answer(images: object) -> tuple[object, object]:
+        probabilities_NK, *embedding = model.answer(images, names)  # type: ignore[arg-type]
+        return probabilities_NK, embedding[0] if embedding else None
+
+    shifted = shifted_reference(images_NHWC, targets_N, data.labels, answer)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    write_reference(shifted, partial, most=len(shifted.rows))
+    os.replace(partial, path)

@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup  ## Carry the embedded default from nothing to a registered version
+demo: setup  ## Play the whole loop: train, serve, drift, retrain, good again
 	$(BIN)/labline demo
 
 ui: setup  ## Serve the MLflow and Prefect pages on loopback

@@ -20,7 +20,7 @@ from typing import Any
 
 from labline.errors import LablineError, nearest
 
-NAMES = ("cifar10", "serving")
+NAMES = ("cifar10", "drift", "serving", "volatility_regime")
 PACKAGES = ("labline", "torch", "torchvision", "numpy", "onnxruntime")
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if arguments.name is None:
         for name in NAMES:
-            print(f"{name:12} {_first_line(name)}")
+            print(f"{name:18} {_first_line(name)}")
         return 0
     if arguments.name not in NAMES:
         print(f"no benchmark named {arguments.name!r}; {nearest(arguments.name, NAMES)}", file=sys.stderr)

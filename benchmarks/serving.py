@@ -41,7 +41,7 @@ from benchmarks.sides import (
     start,
     wait_until_ready,
 )
-from flows.ui import stop
+from flows.processes import stop
 from labline.errors import LablineError
 
 CONCURRENCIES = (1, 16, 64)

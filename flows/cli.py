@@ -30,6 +30,9 @@ Assignments = Annotated[
 RegisteredName = Annotated[str, typer.Argument(metavar="USECASE", help="Name of a registered use case.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why: it goes into the history.")]
 Who = Annotated[str | None, typer.Option("--who", help="On whose behalf; default: LABLINE_USER, or your login.")]
+MlflowPort = Annotated[int, typer.Option("--mlflow-port", min=1, max=65535, help="Port of the MLflow server.")]
+PrefectPort = Annotated[int, typer.Option("--prefect-port", min=1, max=65535, help="Port of the Prefect server.")]
+FirstPort = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the service; others follow it.")]
 
 app = typer.Typer(
     name="labline",
@@ -39,8 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "From the lab bench to the production line: carry a declared model from raw data to a registered version.\n\n"
-        "Start with [bold]labline demo[/], then [bold]labline list[/] and [bold]labline run steel[/]; what is "
-        "registered climbs with [bold]labline promote[/] and comes back with [bold]labline rollback[/].\n\n"
+        "Start with [bold]labline demo[/], which plays the whole loop, then [bold]labline list[/] and "
+        "[bold]labline run steel[/]; what is registered climbs with [bold]labline promote[/] and "
+        "comes back with [bold]labline rollback[/].\n\n"
         "Exit codes: 0 registered, 1 a stage failed, 2 bad input, 3 trained but refused by a gate."
     ),
 )
@@ -107,11 +111,26 @@ def run(
 
 @app.command()
 @reporting
-def demo(json: Json = False) -> None:
-    """Run the embedded default use case, surface: it renders its own data, so nothing else is needed."""
-    from flows.run import run_training
+def demo(
+    mlflow_port: MlflowPort = 5000,
+    prefect_port: PrefectPort = 4200,
+    port: FirstPort = 8080,
+    stay: Annotated[
+        bool | None,
+        typer.Option("--stay/--go", help="At the end, keep everything up until Ctrl-C. Default: in a terminal."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Play the whole loop on surface, which renders its own data: trained, served, drifted, retrained, good again.
 
-    run_training("surface", None, [], False, "", json)
+    Everything that labline up brings up runs meanwhile. Interrupted, it goes on with the act that it was in; played to
+    its end, it shows what came of it. LABLINE_STORE=.labline/again plays it once more, on a storage root of its own.
+    """
+    from flows.demo import run_demo
+    from flows.site import Wanted
+
+    stays = not json and sys.stdout.isatty() if stay is None else stay
+    run_demo(Wanted(("surface",), mlflow_port, prefect_port, port), stays, json)
 
 
 @app.command(name="list")
@@ -274,7 +293,11 @@ def serve(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that answer.")] = 1,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="ONNX Runtime's, in each worker; default: processors / workers."),
+        typer.Option(
+            "--threads",
+            min=1,
+            help="ONNX Runtime's, in each worker; default: 1. More may speed up a large model on idle processors.",
+        ),
     ] = None,
     canary: Annotated[
         float | None, typer.Option("--canary", min=0, max=1, help="Share of requests that Staging's version answers.")
@@ -402,6 +425,72 @@ def retrain(
 
 @app.command()
 @reporting
+def simulate(
+    usecase: RegisteredName,
+    drift: Annotated[
+        str,
+        typer.Option(
+            "--drift",
+            metavar="KIND",
+            help="none, sudden, gradual, recurring, label-shift, new-class or sensor-fault.",
+        ),
+    ] = "none",
+    move: Annotated[
+        str,
+        typer.Option("--move", metavar="NAME", help="What a covariate drift moves: lighting, blur, noise, brightness."),
+    ] = "lighting",
+    magnitude: Annotated[
+        float | None,
+        typer.Option("--magnitude", help="Its level, or a share of images; default: what costs 5 points of accuracy."),
+    ] = None,
+    years: Annotated[int, typer.Option("--years", min=1, max=100_000, help="How many are simulated.")] = 20,
+    per_day: Annotated[int, typer.Option("--per-day", min=10, max=5000, help="Predictions; it looks daily.")] = 200,
+    label_share: Annotated[float, typer.Option("--label-share", min=0, max=1, help="Share that gets a label.")] = 0,
+    label_delay: Annotated[int, typer.Option("--label-delay", min=0, metavar="DAYS", help="Until it does.")] = 7,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Simulate this one; default: the one in Production.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=1_000_000, help="The same one, the same years.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where the picture goes; default: the storage root.")
+    ] = None,
+    estimation: Annotated[
+        bool, typer.Option("--estimation", help="Measure how wrong accuracy is estimated, under every kind of drift.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Simulate years of daily monitoring of USECASE, to choose the thresholds under \\[monitoring].
+
+    Predictions are drawn from what the version answers to images it has not seen, healthy ones and, from a random day
+    on, drifted ones; every evening they are judged by the very code of labline monitor. No server is needed.
+
+    Examples: [bold]labline simulate surface --years 200[/] for false alarms,
+    [bold]labline simulate surface --drift sudden --years 100[/] for how soon a drift is called,
+    [bold]labline simulate steel --estimation[/] for how far estimates can be trusted
+    """
+    from flows.estimating import run_estimation
+    from flows.simulate import run_simulation
+
+    options = {
+        "drift": drift,
+        "move": move,
+        "magnitude": magnitude,
+        "years": years,
+        "per_day": per_day,
+        "label_share": label_share,
+        "label_delay": label_delay,
+        "version": version,
+        "seed": seed,
+        "out": out,
+    }
+    if estimation:
+        run_estimation(usecase, version, seed, json)
+    else:
+        run_simulation(usecase, options, json)
+
+
+@app.command()
+@reporting
 def replay(
     usecase: RegisteredName,
     url: Annotated[str, typer.Option("--url", help="Where the service is.")] = "http://127.0.0.1:8080",
@@ -514,7 +603,12 @@ def delete_feedback(
 @reporting
 def retain_feedback(
     context: typer.Context,
-    days: Annotated[float, typer.Option("--days", min=0, help="Keep what is younger than so many days.")],
+    days: Annotated[
+        float | None,
+        typer.Option(
+            "--days", min=0, help="Keep what is younger; default: retention_days of the version in Production."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Delete predictions that are older, with their inputs, labels and shadows."""
@@ -611,8 +705,8 @@ def doctor(
 @app.command()
 @reporting
 def ui(
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the MLflow pages.")] = 5000,
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect pages.")] = 4200,
+    mlflow_port: MlflowPort = 5000,
+    prefect_port: PrefectPort = 4200,
 ) -> None:
     """Serve the MLflow and Prefect pages of this storage root on loopback, until Ctrl-C."""
     from flows.ui import serve_pages
@@ -627,9 +721,9 @@ def up(
         list[str] | None,
         typer.Option("--usecase", metavar="NAME", help="Serve this one; default: all in Production. Repeatable."),
     ] = None,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the MLflow server.")] = 5000,
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server.")] = 4200,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the first service; others follow it.")] = 8080,
+    mlflow_port: MlflowPort = 5000,
+    prefect_port: PrefectPort = 4200,
+    port: FirstPort = 8080,
     detach: Annotated[bool, typer.Option("--detach", help="Go on behind the terminal, until labline down.")] = False,
     json: Json = False,
 ) -> None:

@@ -59,8 +59,13 @@ def delete_feedback(usecase: str, ids: Sequence[str], file: Path | None, json: b
     report(told, {"usecase": usecase, "ids": len(chosen), "deleted": deleted}, json)
 
 
-def retain_feedback(usecase: str, days: float, json: bool) -> None:
-    """Delete what is older than so many days."""
+def retain_feedback(usecase: str, days: float | None, json: bool) -> None:
+    """Delete what is older than so many days; without a number, than the version in Production declares."""
+    if days is None:
+        from tasks.staged import staged_version
+        from tasks.version import fetch_version
+
+        days = fetch_version(*staged_version(usecase)).declaration.serving.retention_days
     with opened_store() as store:
         deleted = store.retain(usecase, days)
     told = f"{usecase}: {deleted:,} predictions older than {days:g} days are deleted, shadows counted"

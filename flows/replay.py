@@ -79,7 +79,7 @@ def _plan(options: Mapping[str, Any], seed: int) -> Plan:
         rate=parse_rate(options["rate"]),
         most=options["count"] or NO_END,
         seconds=options["duration"] or math.inf,
-        key=_key(options["key_file"]),
+        key=service_key(options["key_file"]),
         concurrency=options["concurrency"],
         label_delay=options["label_delay"],
         labelling=Labelling(options["label_share"], options["wrong_labels"]),
@@ -149,7 +149,7 @@ def _series(version: Version, declaration: SeriesUseCase, options: Mapping[str, 
     return Stream(samples, moments(rows, declaration, since), source)
 
 
-def _key(file: Path | None) -> str:
+def service_key(file: Path | None) -> str:
     """The key that the service asks for: of the file, of the one LABLINE_SERVING_KEY_FILE names, or of the variable."""
     named = os.environ.get("LABLINE_SERVING_KEY_FILE") if "LABLINE_SERVING_KEY" not in os.environ else None
     path = file or (Path(named) if named else None)

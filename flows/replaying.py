@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import httpx
@@ -236,16 +236,20 @@ class Replaying:
     async def _tell(self) -> None:
         """Send labels when they are due, until all is answered and nothing is due any more."""
         while not (self._all_answered.is_set() and not self._due):
-            now = time.time()
-            due = [label for at, label in self._due if at <= now][:LABELS_AT_ONCE]
+            due = self._fallen_due()
             if not due:
                 await asyncio.sleep(LABEL_PAUSE)
                 continue
             answer = await self._client.post("/feedback", json=due)
-            self._due = self._due[len(due) :]  # in the order in which they fall due
+            self._due = self._due[len(due) :]
             self._outcome.labels_pending = len(self._due) + sum(map(len, self._unknown.values()))
             self._count_labels(answer, len(due))
             self._on_progress(self._outcome)
+
+    def _fallen_due(self) -> list[dict[str, Any]]:
+        """Those in front whose time has come; whatever is behind one of a later time waits: a clock may be set back."""
+        now = time.time()
+        return [label for _, label in takewhile(lambda each: each[0] <= now, self._due[:LABELS_AT_ONCE])]
 
     def _count_labels(self, answer: httpx.Response, labels: int) -> None:
         told = answer.json() if answer.status_code in (200, 207, 422) else {}

@@ -210,7 +210,7 @@ def _refuse_missing_data(version: str, declaration: Trained) -> None:
 
 def _train(version: str, carried: Path, store: Path, threads: str) -> dict[str, Any]:
     """Run the whole chain from nothing in a process of its own; its summary. Its progress goes to standard error."""
-    from flows.ui import stop
+    from flows.processes import stop
 
     command = [sys.executable, "-P", "-c", "from flows.cli import main; main()"]
     declared = str(carried / "extra_files" / "usecase.toml")

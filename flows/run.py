@@ -1,4 +1,4 @@
-"""`labline run`, `demo` and `check`: a flow with a person watching."""
+"""`labline run` and `check`: a flow with a person watching."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from labline.data.decoding import SUFFIXES, Refusal, decode
 from labline.data.storing import Read, end_with_parent, open_container
 from labline.errors import LablineError
 from labline.packaged_model import PackagedModel, open_model
+from labline.series.answers import class_probabilities, quantile_mean
 
 if TYPE_CHECKING:
     from labline.batch_inputs import Chunk
@@ -150,7 +151,7 @@ def answer_columns(model: PackagedModel, answers: Tensor, quantiles: tuple[float
     forecast_quantile_<level>. `answers` is what the model gives: float32 N x K, N x 2, N x Q or N x 1.
     """
     if model.labels:
-        probabilities_NK = answers if model.kind == "image" else _softmax(answers)
+        probabilities_NK = answers if model.kind == "image" else class_probabilities(answers)
         best_N = probabilities_NK.argmax(axis=1)
         shares = {f"probability_{label}": probabilities_NK[:, k] for k, label in enumerate(model.labels)}
         labels = pa.array([model.labels[k] for k in best_N], pa.string())
@@ -159,7 +160,7 @@ def answer_columns(model: PackagedModel, answers: Tensor, quantiles: tuple[float
         return {"forecast_mean": answers[:, 0], "forecast_deviation": answers[:, 1]}
     if model.head == "quantile":
         levels = {f"forecast_quantile_{level:g}": answers[:, q] for q, level in enumerate(quantiles)}
-        return {"forecast_mean": _mean(quantiles, answers), **levels}
+        return {"forecast_mean": quantile_mean(quantiles, answers), **levels}
     return {"forecast_mean": answers[:, 0]}
 
 
@@ -235,18 +236,6 @@ def _answers(opened: _Open, inputs: Tensor) -> Tensor:
     size = opened.job.batch_size
     batches = [opened.model.predict(inputs[at : at + size]) for at in range(0, len(inputs), size)]
     return np.concatenate(batches) if batches else opened.model.predict(inputs)
-
-
-def _softmax(logits_NK: Tensor) -> Tensor:
-    shifted_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True, initial=-np.inf))
-    return np.asarray(shifted_NK / shifted_NK.sum(axis=1, keepdims=True))
-
-
-def _mean(levels: tuple[float, ...], quantiles_NQ: Tensor) -> Tensor:
-    """As `labline.series.forecaster.forecast_mean`, which needs torch: what lies nearest to a level weighs for it."""
-    level_Q = np.asarray(levels)
-    edges = np.concatenate([[0.0], (level_Q[1:] + level_Q[:-1]) / 2, [1.0]])
-    return np.asarray(quantiles_NQ @ np.diff(edges))
 
 
 # --- processes and files -----------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PREFECT_PORT}/api"
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, str]]:
     """A Prefect server and an MLflow server, started once; flows run in this process report to both."""
-    from flows.ui import mlflow_command, prefect_command, start, stop, wait_until_ready
+    from flows.processes import start, stop, wait_until_ready
+    from flows.servers import mlflow_command, prefect_command, server_environment
     from tasks.environment import load_environment
 
     load_environment()
@@ -52,7 +53,7 @@ def servers() -> Iterator[dict[str, str]]:
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():
-            running[name] = start(command, STORE / f"{name}.log")
+            running[name] = start(command, STORE / f"{name}.log", server_environment())
         wait_until_ready(
             "prefect", addresses["prefect"] + "/api/health", running["prefect"], str(STORE / "prefect.log")
         )

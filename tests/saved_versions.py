@@ -15,6 +15,7 @@ from torch import nn
 
 from labline.compression.quantization import quantize
 from labline.export.onnx import export_onnx
+from labline.export.onnx_runtime import output_sizes, session
 from labline.models import ImageClassifier, build
 
 LABELS = ["crack", "dent", "good", "scratch", "stain"]
@@ -29,7 +30,8 @@ def save_version(graph: Path, folder: Path, images: np.ndarray, extra: tuple[Pat
 
     evaluation = graph.parent / "evaluation.json"
     evaluation.write_text(json.dumps({"labels": LABELS}))
-    scores = [TensorSpec(np.dtype(np.float32), (-1, len(LABELS)), name) for name in ("logits", "probabilities")]
+    sizes = output_sizes(session(graph))
+    scores = [TensorSpec(np.dtype(np.float32), (-1, size), name) for name, size in sizes.items()]
     pixels = TensorSpec(np.dtype(np.uint8), (-1, SIZE, SIZE, CHANNELS), "images")
     mlflow.onnx.save_model(
         onnx.load(graph),

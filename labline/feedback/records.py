@@ -42,10 +42,11 @@ class Prediction:
 class Label:
     """What turned out to be true of a prediction; of several labels the latest by (`at`, `received`) counts.
 
-    `id` is of this record: the same id is stored once, so that a client may send again. `label` is the class, or
-    `repr(float)`; `source` who says so (`operator`, `review`, `replay`); `at` when it became true, as the client says,
-    `received` when it came here, in seconds since 1970, UTC. Raises ValueError for what no database would take: text
-    with a NUL or a lone surrogate, a moment that is not finite; it must not be acknowledged and then be refused.
+    `id` is of this record: the same id is stored once for a prediction, so that a client may send again. `label` is the
+    class, or `repr(float)`; `source` who says so (`operator`, `review`, `replay`); `at` when it became true, as the
+    client says, `received` when it came here, in seconds since 1970, UTC. Raises ValueError for what no database would
+    take: text with a NUL or a lone surrogate, a moment that is not finite; it must not be acknowledged and then be
+    refused.
     """
 
     id: str

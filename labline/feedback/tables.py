@@ -39,14 +39,14 @@ inputs = Table(
 labels = Table(
     "labels",
     metadata,
+    # Of both: an id that a client gave to labels of two predictions must not cost it the second.
+    Column("prediction", Text, primary_key=True),
     Column("id", Text, primary_key=True),
-    Column("prediction", Text, nullable=False),
     Column("label", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("at", Double, nullable=False),
     Column("received", Double, nullable=False),
 )
-Index("labels_of_predictions", labels.c.prediction)
 
 # What was deleted on request stays deleted, whatever a journal still holds.
 tombstones = Table(

@@ -76,16 +76,22 @@ def realized_variance(close_N: Floats, horizon: int) -> Floats:
 def daily_variance(prices: pd.DataFrame, price: str = "close") -> Floats:
     """The variance of each single day (not annualized), N: HAR's regressor.
 
-    Garman & Klass's estimator (1980, "On the Estimation of Security Price Volatilities from Historical Data")
-    where open, high and low are at hand; the squared log return, which is about seven times as noisy, where they are
-    not. The night before is left out: HAR's coefficients make up for its share, and forecasts of the
+    `garman_klass` where open, high and low are at hand; the squared log return, which is about seven times as noisy,
+    where they are not. The night before is left out: HAR's coefficients make up for its share, and forecasts of the
     S&P 500 and of NASDAQ are worse with it.
     """
     if not {"open", "high", "low"} <= set(prices.columns):
         return log_returns(prices[price].to_numpy(np.float64)) ** 2
-    opened_N, high_N, low_N, close_N = (prices[name].to_numpy(np.float64) for name in ("open", "high", "low", price))
-    spread_N, drift_N = np.log(high_N / low_N), np.log(close_N / opened_N)
-    variance_N: Floats = 0.5 * spread_N**2 - (2 * np.log(2) - 1) * drift_N**2
+    return garman_klass(*(np.log(prices[name].to_numpy(np.float64)) for name in ("open", "high", "low", price)))
+
+
+def garman_klass(open_N: Floats, high_N: Floats, low_N: Floats, close_N: Floats) -> Floats:
+    """The variance of each single day, of natural logarithms of its prices: range² / 2 - (2 ln 2 - 1) drift².
+
+    Garman & Klass 1980, "On the Estimation of Security Price Volatilities from Historical Data", Journal of Business
+    53, equation 20; of the open market, not annualized.
+    """
+    variance_N: Floats = 0.5 * (high_N - low_N) ** 2 - (2 * np.log(2) - 1) * (close_N - open_N) ** 2
     return variance_N
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from labline.errors import BadInput, nearest
-from labline.series.baselines import LEAST_DAILY_VARIANCE, TRADING_DAYS
+from labline.series.baselines import LEAST_DAILY_VARIANCE, TRADING_DAYS, garman_klass
 from labline.series.declaration import Features
 from labline.series.expressions import Column, Expression, columns, parse
 
@@ -81,15 +81,10 @@ def parkinson_variance(high_N: Floats, low_N: Floats) -> Floats:
 
 
 def garman_klass_variance(open_N: Floats, high_N: Floats, low_N: Floats, close_N: Floats) -> Floats:
-    """The variance of each single day from range and drift: ln(high / low)² / 2 - (2 ln 2 - 1) ln(close / open)².
-
-    Garman & Klass 1980, "On the Estimation of Security Price Volatilities from Historical Data", Journal of Business
-    53, equation 20; of the open market, not annualized. NaN where open or close lies outside of the range.
-    """
-    spread_N = _logarithm(high_N) - _logarithm(low_N)
-    drift_N = _logarithm(close_N) - _logarithm(open_N)
+    """`labline.series.baselines.garman_klass` of prices; NaN where open or close lies outside of the range."""
     inside_N = (high_N >= np.maximum(open_N, close_N)) & (low_N <= np.minimum(open_N, close_N))
-    variance_N: Floats = np.where(inside_N, 0.5 * spread_N**2 - (2 * np.log(2) - 1) * drift_N**2, np.nan)
+    logarithms = (_logarithm(price_N) for price_N in (open_N, high_N, low_N, close_N))
+    variance_N: Floats = np.where(inside_N, garman_klass(*logarithms), np.nan)
     return variance_N
 
 

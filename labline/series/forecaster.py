@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from labline.errors import BadInput
+from labline.series.answers import level_shares
 from labline.series.declaration import Head
 
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -127,9 +128,7 @@ def _spread(levels: tuple[float, ...]) -> torch.Tensor:
 
 def _shares(levels: Sequence[float]) -> torch.Tensor:
     """The probability nearest to each level, Q in float64: 1 in all."""
-    level_Q = torch.tensor(levels, dtype=torch.float64)
-    edges = torch.cat([torch.zeros(1), (level_Q[1:] + level_Q[:-1]) / 2, torch.ones(1)])
-    return edges.diff()
+    return torch.from_numpy(level_shares(levels))
 
 
 def _divisor(std: torch.Tensor) -> torch.Tensor:

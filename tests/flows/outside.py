@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from small_runs import Ended, command, embedded
 from test_pages import CHROMIUM, CHROMIUM_FLAGS
 
-from flows.ui import stop
+from flows.processes import stop
 from tasks.environment import storage_root
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

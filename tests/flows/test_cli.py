@@ -93,7 +93,7 @@ def test_a_real_use_case_without_its_data_says_which_variable_to_set(monkeypatch
 
 def test_a_storage_root_that_is_a_file_ends_with_2(labline: Callable[..., Ended], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ended = labline("demo", store=tmp_path / "file")
+    ended = labline("run", "surface", store=tmp_path / "file")
     assert ended.code == 2
     assert "LABLINE_STORE" in ended.err
 

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
+from uuid import uuid4
 
 import pandas as pd
 import pytest
+from registered import register
 from saved_feedback import label, prediction
 from typer.testing import CliRunner, Result
 
@@ -72,6 +74,18 @@ def test_ids_of_another_use_case_delete_nothing(labline: Labline, store: Feedbac
     assert refused.exit_code == 2 and "were not given out for steel" in refused.output
     assert labline("steel", "delete").exit_code == 2
     assert store.known(mine.id) and store.known(other.id)
+
+
+def test_without_a_number_what_is_retained_is_what_the_version_in_production_declares(
+    labline: Labline, store: FeedbackStore, servers: dict[str, str], tmp_path: Path
+) -> None:
+    name = f"retained-{uuid4().hex}"  # once on each database
+    register(name, tmp_path / "version")
+    young, old = (given(tmp_path, name, days) for days in (364, 366))
+    store.write([young, old])
+    told = summary(labline(name, "retain", "--json"))
+    assert (told["days"], told["deleted"]) == (365, 1)
+    assert store.window(name)["id"].tolist() == [young.id]
 
 
 def test_retaining(labline: Labline, store: FeedbackStore, tmp_path: Path) -> None:

@@ -76,17 +76,17 @@ def assert_told(ended: Ended, disk: Path, reason: str) -> None:
 
 def test_a_read_only_storage_root(labline: Callable[..., Ended], disk: Path) -> None:
     remount(disk, "ro")
-    assert_told(labline("demo", store=disk / "store"), disk, "Read-only file system")
+    assert_told(labline("run", "surface", store=disk / "store"), disk, "Read-only file system")
 
 
 def test_a_full_storage_root(labline: Callable[..., Ended], disk: Path) -> None:
     fill(disk)
-    assert_told(labline("demo", store=disk / "store"), disk, "No space left on device")
+    assert_told(labline("run", "surface", store=disk / "store"), disk, "No space left on device")
 
 
 def test_too_little_space_to_begin_with(labline: Callable[..., Ended], disk: Path) -> None:
     (disk / "filler").write_bytes(bytes(50 * 2**20))
-    assert_told(labline("demo", store=disk / "store"), disk, "at least 200 MiB are needed")
+    assert_told(labline("run", "surface", store=disk / "store"), disk, "at least 200 MiB are needed")
 
 
 def test_no_space_for_the_images(parts: Path, disk: Path) -> None:

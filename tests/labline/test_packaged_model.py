@@ -191,20 +191,14 @@ def test_the_service_imports_neither_torch_nor_mlflow(
 # --- embeddings --------------------------------------------------------------------------------------------------
 
 
-def sign(folder: Path, *embeddings: dict) -> None:
-    """Name these and no other embeddings in the signature; the graph gives one whatever is signed."""
-
-    def change(description: dict) -> None:
-        columns = json.loads(description["signature"]["outputs"])
-        others = [each for each in columns if each["name"] != "embedding"]
-        description["signature"]["outputs"] = json.dumps([*others, *embeddings])
-
-    rewrite(folder, change)
+def without_embedding(description: dict) -> None:
+    """The graph gives one whatever is signed."""
+    columns = json.loads(description["signature"]["outputs"])
+    description["signature"]["outputs"] = json.dumps([each for each in columns if each["name"] != "embedding"])
 
 
-def test_an_embedding_is_answered_where_the_version_names_one(copied: Path, images: np.ndarray) -> None:
-    sign(copied, {"type": "tensor", "name": "embedding", "tensor-spec": {"dtype": "float32", "shape": [-1, 64]}})
-    model = open_model(copied)
+def test_an_embedding_is_answered_where_the_version_names_one(version: Path, images: np.ndarray) -> None:
+    model = open_model(version)
 
     embedding, probabilities = model.answer(images, ("embedding", "probabilities"))
 
@@ -215,7 +209,7 @@ def test_an_embedding_is_answered_where_the_version_names_one(copied: Path, imag
 
 def test_a_version_that_names_no_embedding_is_served_like_any_other(copied: Path, images: np.ndarray) -> None:
     expected = open_model(copied).predict(images)
-    sign(copied)
+    rewrite(copied, without_embedding)
     model = open_model(copied)
 
     assert not model.has_embedding

@@ -75,6 +75,12 @@ def test_the_latest_label_counts_and_all_are_kept(store: FeedbackStore) -> None:
     assert store.labels(given.id) == [early, late, corrected]
 
 
+def test_an_id_that_a_client_gives_to_labels_of_two_predictions_stands_for_two_labels(store: FeedbackStore) -> None:
+    one, other = prediction(), prediction()
+    store.write([replace(label(each, "patches"), id="1") for each in (one, other, one)])
+    assert [len(store.labels(each.id)) for each in (one, other)] == [1, 1]
+
+
 def test_a_label_may_come_before_its_prediction(store: FeedbackStore) -> None:
     given = prediction()
     store.write([label(given, "patches")])

@@ -39,6 +39,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as load_environment() doe
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PREFECT_PORT}/api"
 
 
+@pytest.fixture(autouse=True)
+def _environment_as_it_was() -> Iterator[None]:
+    """A test that loads the environment for a storage root of its own leaves nothing of it to the next one."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, str]]:
     """A Prefect server and an MLflow server, started once; flows run in this process report to both."""

@@ -45,4 +45,4 @@ lock: setup  ## Resolve requirements.lock anew: hashes, no download addresses
 		--group dev --all-extras pyproject.toml --output-file requirements.lock
 
 clean:  ## Remove the environment and everything that was recorded
-	rm -rf .venv .labline
+	rm -rf .venv .labline .benchmarks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,16 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from free_ports import free_ports
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from postgres import Postgres
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start and then interrupt.
@@ -32,7 +26,7 @@ settings.load_profile("labline")
 
 # Prefect and MLflow read their settings when they are imported, which collecting tests already does.
 STORE = Path(tempfile.mkdtemp(prefix="labline-tests-"))
-PREFECT_PORT, MLFLOW_PORT = free_port(), free_port()
+PREFECT_PORT, MLFLOW_PORT = free_ports(2)
 os.environ["LABLINE_STORE"] = str(STORE)
 os.environ["OMP_NUM_THREADS"] = "1"  # the networks here are small: threads would only wait for each other
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as load_environment() does, but before torch is imported

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import free_port
+from free_ports import free_port
 
 from benchmarks.load import Target, drive, named, request
 from benchmarks.rivals import constant_answer

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from free_ports import free_ports
 from small_runs import Ended
-from test_up import free_ports
 
 from flows.commands import labline as run_labline
 from flows.demo import ACTS

@@ -13,18 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from free_ports import free_ports
 from typer.testing import CliRunner
 
 from flows.cli import app
 
 LABLINE_UI = [sys.executable, "-c", "from flows.cli import main; main()", "ui"]
-
-
-def two_free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        for probe in (first, second):
-            probe.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
 
 
 def wait_for(path: Path, text: str, process: subprocess.Popen[bytes]) -> None:
@@ -36,7 +30,7 @@ def wait_for(path: Path, text: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_both_pages_are_served_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
-    mlflow_port, prefect_port = two_free_ports()
+    mlflow_port, prefect_port = free_ports(2)
     command = [*LABLINE_UI, f"--mlflow-port={mlflow_port}", f"--prefect-port={prefect_port}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     printed = tmp_path / "printed.txt"

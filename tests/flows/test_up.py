@@ -11,13 +11,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
 import pytest
+from free_ports import free_ports
 from small_runs import Ended, command, embedded
 from small_versions import write_version
 
@@ -33,14 +33,6 @@ if TYPE_CHECKING:
 
 NAME = "bright"
 ELSEWHERE = {"PREFECT_API_URL": "http://a/api"}
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def eventually(holds: Callable[[], bool]) -> None:

@@ -58,6 +58,17 @@ def test_drift_without_an_estimated_loss_is_worth_a_look_and_names_the_feature(e
     assert found.inputs["feature"].iloc[0] == "mean"
 
 
+def test_other_shares_of_classes_are_worth_a_look_and_said(examiner: Examiner) -> None:
+    drawn = answers(1500, 2)
+    mostly = np.flatnonzero((drawn.rows["label"] == "dent") | (np.arange(1500) % 5 == 0))[:500]
+    dented = Reference(
+        drawn.rows.iloc[mostly].reset_index(drop=True), drawn.outputs[mostly], drawn.embedding[mostly], drawn.features
+    )
+    found = after(examiner, window(answers(500, 1)), window(dented, first=500))
+    assert found.verdict.kind == "watch"
+    assert any("% dent" in reason for reason in found.verdict.reasons)
+
+
 def concept_drift(count: int, share: float, source: str = "operator") -> pd.DataFrame:
     """The same pictures and answers, other truth: nothing but labels can tell."""
     drifted = answers(count, 3)

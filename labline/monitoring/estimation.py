@@ -6,24 +6,28 @@ unbiased while the window's answers are calibrated as the reference's were, and 
 networks stay sure of themselves: on noisy `surface` images it said 84 % where 31 % were right. So the window is first
 described as a mixture of the reference and of copies of it under known shifts (`labline.monitoring.shifts`), as
 Mansour, Mohri & Rostamizadeh 2009, "Domain Adaptation with Multiple Sources", take a target to be, and calibrated on
-that mixture. The weights are those whose mean embedding in a reproducing kernel space is nearest to the window's
-(kernel mean matching, Huang et al. 2007; random Fourier features, Rahimi & Recht 2007), found by non-negative least
-squares, and shrunk towards the reference as far as chance explains the difference.
+that mixture, the shares of its classes being the window's (`labline.monitoring.mixture`): a change of class shares
+alone (label shift, Lipton, Wang & Smola 2018, "Detecting and Correcting for Label Shift with Black Box Predictors")
+is the reference with other classes, and no other shift. Windows are compared by the means of random Fourier features
+(Rahimi & Recht 2007), and what is found is shrunk towards the reference as far as chance explains the difference: to
+a window that is the reference by that measure, or the reference with other classes, no confidence is applied, and its
+accuracy is that of the reference with these classes.
 
 Known limits: concept drift (same input, other truth) is invisible to any estimate without labels; a shift unlike all
 known ones is described badly. How wrong that can be is measured when fitting, by describing each family of shifts by
 the others; the interval grows with the distance from the reference accordingly.
 
-Shape legend: N predictions, M random features, G domains (the reference first), E bins of confidence, B resamples.
+Shape legend: N predictions, M random features, G domains (the reference first), K classes, E bins of confidence,
+B resamples.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.optimize import nnls
 
+from labline.monitoring.mixture import Domains, Fit, Mixture
 from labline.monitoring.samples import Floats, Integers, Samples, reference_samples
 from labline.monitoring.shifts import FAMILY, SEVERITY
 from labline.reference import Reference
@@ -35,7 +39,7 @@ BINS = 15
 RESAMPLES = 100
 MOST_RESAMPLED = 1500  # predictions of a window that a resample draws from
 PRIOR = 0.01  # weight of all domains together in a bin of confidence that the mixture hardly has
-SUM_WEIGHT = 30.0  # how strictly weights sum to 1
+CHANGED = 0.1  # of a class's share that is worth a word
 QUANTILE = 1.96  # of the normal distribution: 95 %
 
 
@@ -45,7 +49,7 @@ class Estimate:
 
     `drop` is how far it lies below the reference's accuracy, `drop_low` and `drop_high` its 95 % interval from
     sampling and calibration alone, as if the mixture were right. `mixture`: the shifts that describe the window, and
-    their shares.
+    their shares; `classes`: those found in another share than in the reference, and that share.
     """
 
     samples: int
@@ -56,6 +60,7 @@ class Estimate:
     drop_low: float
     drop_high: float
     mixture: dict[str, float]
+    classes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,19 +87,20 @@ class _Space:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A fitted estimator: the G `domains`, the reference first.
+    """A fitted estimator: the G `domains`, the reference first, and the K `classes`.
 
-    `baseline`: the reference's accuracy, and `baselines`, B, of its resamples. `means`, G x M, say where domains lie in
-    `space`. `seen` and `right`, B + 1 x G x E: the shares of each domain's samples in each bin of confidence, and there
-    right; the first is the sample itself, the others are resamples. `edges` part the bins.
+    `baseline`: the reference's accuracy, and `baselines`, B, of its resamples. `known` says where domains lie in
+    `space`. `seen` and `right`, B + 1 x G x K x E: the shares of each domain's samples of each class in each bin of
+    confidence, and there right; the first is the sample itself, the others are resamples. `edges` part the bins.
     """
 
     domains: tuple[str, ...]
+    classes: tuple[str, ...]
     baseline: float
     baselines: Floats
     space: _Space
     edges: Floats
-    means: Floats
+    known: Domains
     seen: Floats
     right: Floats
     reference_samples: int
@@ -104,14 +110,16 @@ class Estimator:
         """Estimate the accuracy of a window of a classifier. The same window gives the same figures."""
         features_NM = self.space.features(samples)
         mean_M = features_NM.mean(axis=0)
-        distance, chance = self._distances(mean_M, len(samples))
-        trust = 1 - min(1.0, (chance / max(distance, 1e-12)) ** 2)
+        chance = self._chance(len(samples))
+        fit = self.known.fit(mean_M, chance)
+        mixture = self.known.shrunk(mean_M, fit, chance)
         belongs_NE = np.eye(len(self.edges) + 1)[np.searchsorted(self.edges, samples.confidence)]
-        weights_G = self._shrunk(mean_M, trust)
-        accuracy = self._accuracy(weights_G, belongs_NE.mean(axis=0), 0)
+        accuracy = self._accuracy(mixture, fit.of_shifts, belongs_NE.mean(axis=0), 0)
         drop = self.baseline - accuracy
-        accuracy_B = self._resampled(features_NM, belongs_NE, trust, seed)
+        accuracy_B = self._resampled(features_NM, belongs_NE, fit, chance, seed)
         drop_B = self.baselines - accuracy_B
+        remixed = Mixture(self.known.unchanged().shares, mixture.ratios)
+        distance = self.known.distance(mean_M, remixed)
         systematic = self.error_per_distance * np.sqrt(max(0.0, distance**2 - chance**2))
         realised = np.sqrt(accuracy * (1 - accuracy) / len(samples))  # what comes true varies about its expectation
         reach = QUANTILE * float(np.sqrt(accuracy_B.var() + systematic**2 + realised**2))
@@ -123,23 +131,26 @@ class Estimator:
             drop=drop,
             drop_low=drop - QUANTILE * float(drop_B.std()),
             drop_high=drop + QUANTILE * float(drop_B.std()),
-            mixture={self.domains[g]: float(weights_G[g]) for g in np.argsort(-weights_G)[:4] if weights_G[g] > 0.02},
+            mixture=self._largest(mixture),
+            classes=self._changed(mixture),
         )
 
-    def _distances(self, mean_M: Floats, samples: int) -> tuple[float, float]:
-        """How far a window lies from the reference, and how far it would by chance."""
-        spread = max(0.0, 1 - float(self.means[0] @ self.means[0]))  # every sample's features have length 1
-        chance = np.sqrt(spread * (1 / samples + 1 / self.reference_samples))
-        return float(np.linalg.norm(mean_M - self.means[0])), float(chance)
+    def _largest(self, mixture: Mixture) -> dict[str, float]:
+        largest = [int(g) for g in np.argsort(-mixture.shares)[:4] if mixture.shares[g] > 0.02]
+        return {self.domains[g]: float(mixture.shares[g]) for g in largest}
 
-    def _shrunk(self, mean_M: Floats, trust: float) -> Floats:
-        """The mixture that describes a window, shrunk towards the reference as far as chance explains the distance
-        (James & Stein 1961, "Estimation with Quadratic Loss"): a healthy window is left to calibrated confidence."""
-        weights_G = trust * mixture_weights(mean_M, self.means) if trust else np.zeros(len(self.means))
-        weights_G[0] += 1 - trust
-        return weights_G
+    def _changed(self, mixture: Mixture) -> dict[str, float]:
+        share_K = mixture.ratios * self.known.priors[0]
+        changed = np.flatnonzero(np.abs(share_K - self.known.priors[0]) >= CHANGED)
+        return {self.classes[k]: float(share_K[k]) for k in changed}
 
-    def _resampled(self, features_NM: Floats, belongs_NE: Floats, trust: float, seed: int) -> Floats:
+    def _chance(self, samples: int) -> float:
+        """How far a window would lie from the reference by chance."""
+        mean_M = self.known.means[0].sum(axis=0)
+        spread = max(0.0, 1 - float(mean_M @ mean_M))  # every sample's features have length 1
+        return float(np.sqrt(spread * (1 / samples + 1 / self.reference_samples)))
+
+    def _resampled(self, features_NM: Floats, belongs_NE: Floats, fit: Fit, chance: float, seed: int) -> Floats:
         """Estimates, B, from resamples of the window and of the reference at once, as scattered as whole ones."""
         samples = len(features_NM)
         size = min(samples, MOST_RESAMPLED)
@@ -148,13 +159,18 @@ class Estimator:
         counts_BN = even + (counts_BN - even) * np.sqrt(size / samples)
         shares_BE, means_BM = counts_BN @ belongs_NE, counts_BN @ features_NM
         drawn = enumerate(zip(means_BM, shares_BE, strict=True), start=1)
-        return np.array([self._accuracy(self._shrunk(mean_M, trust), shares_E, b) for b, (mean_M, shares_E) in drawn])
+        mixtures = ((b, self.known.shrunk(mean_M, fit, chance), shares_E) for b, (mean_M, shares_E) in drawn)
+        return np.array([self._accuracy(mixture, fit.of_shifts, shares_E, b) for b, mixture, shares_E in mixtures])
 
-    def _accuracy(self, weights_G: Floats, shares_E: Floats, b: int) -> float:
-        """The calibrated confidence under a mixture, averaged over a window's bins, with the b-th resample's counts."""
-        seen_E, right_E = weights_G @ self.seen[b], weights_G @ self.right[b]
-        prior_E = (self.right[b].sum(axis=0) + 1e-9) / (self.seen[b].sum(axis=0) + 2e-9)
-        return float(shares_E @ ((right_E + PRIOR * prior_E / BINS) / (seen_E + PRIOR / BINS)))
+    def _accuracy(self, mixture: Mixture, confidence: float, shares_E: Floats, b: int) -> float:
+        """The accuracy of a mixture, with the b-th resample's counts, and as far as `confidence` says, 0 to 1, its
+        calibrated confidence averaged over a window's bins instead."""
+        weights_GK = self.known.weights(mixture)
+        seen_E, right_E = (np.tensordot(weights_GK, counts[b], axes=2) for counts in (self.seen, self.right))
+        prior_E = (self.right[b].sum(axis=(0, 1)) + 1e-9) / (self.seen[b].sum(axis=(0, 1)) + 2e-9)
+        calibrated_E = (right_E + PRIOR * prior_E / BINS) / (seen_E + PRIOR / BINS)
+        own = float(right_E.sum() / seen_E.sum())
+        return own + confidence * (float(shares_E @ calibrated_E) - own)
 
 
 def fit_estimator(reference: Reference, shifted: Reference | None = None, seed: int = 0) -> Estimator:
@@ -165,27 +181,16 @@ def fit_estimator(reference: Reference, shifted: Reference | None = None, seed: 
     domains, parts, samples_of = _domains(reference, shifted)
     generator = np.random.default_rng(seed)
     space = _space(parts, generator)
-    means = np.stack([space.features(part).mean(axis=0) for part in parts])
+    classes, positions = _classes(parts)
+    known = Domains(*_class_means(parts, positions, len(classes), space))
     confidence_N = np.concatenate([part.confidence for part in parts])
     edges = np.unique(np.quantile(confidence_N, np.linspace(0, 1, BINS + 1)[1:-1]))
-    seen, right = _counts(parts, samples_of, edges, generator)
-    baselines = right[:, 0].sum(axis=1) / seen[:, 0].sum(axis=1)
+    seen, right = _counts(parts, samples_of, positions, len(classes), edges, generator)
+    baselines = right[:, 0].sum(axis=(1, 2)) / seen[:, 0].sum(axis=(1, 2))
     fitted = Estimator(
-        domains, float(baselines[0]), baselines[1:], space, edges, means, seen, right, len(parts[0]), 0.0
+        domains, classes, float(baselines[0]), baselines[1:], space, edges, known, seen, right, len(parts[0]), 0.0
     )
     return replace(fitted, error_per_distance=_error_per_distance(fitted, parts))
-
-
-def mixture_weights(mean_M: Floats, means_GM: Floats) -> Floats:
-    """The shares, G, of the domains whose mixture is nearest to a window's mean features: above 0, summing to 1."""
-    domains = len(means_GM)
-    if domains == 1:
-        return np.ones(1)
-    gram_GG = means_GM @ means_GM.T + SUM_WEIGHT**2 + 1e-6 * np.eye(domains)
-    root_GG = np.linalg.cholesky(gram_GG)
-    weights_G, _ = nnls(root_GG.T, np.linalg.solve(root_GG, means_GM @ mean_M + SUM_WEIGHT**2))
-    normalized_G: Floats = weights_G / weights_G.sum()
-    return normalized_G
 
 
 def _domains(reference: Reference, shifted: Reference | None) -> tuple[tuple[str, ...], list[Samples], list[Integers]]:
@@ -233,20 +238,41 @@ def _space(parts: list[Samples], generator: np.random.Generator) -> _Space:
     return _Space(space.centre, space.components, space.locations, space.scales, frequencies)
 
 
+def _classes(parts: list[Samples]) -> tuple[tuple[str, ...], list[Integers]]:
+    """The true classes, and the position of each sample's among them."""
+    names, positions = np.unique(np.concatenate([part.label.astype(str) for part in parts]), return_inverse=True)
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return tuple(str(name) for name in names), np.split(positions.astype(np.int64), ends)
+
+
+def _class_means(parts: list[Samples], of_class: list[Integers], classes: int, space: _Space) -> tuple[Floats, Floats]:
+    """Mean features of each class in each domain times its share, G x K x M, and the shares, G x K."""
+    belongs = [np.eye(classes)[positions] / len(positions) for positions in of_class]
+    means = [of_NK.T @ space.features(part) for of_NK, part in zip(belongs, parts, strict=True)]
+    return np.stack(means), np.stack([of_NK.sum(axis=0) for of_NK in belongs])
+
+
 def _counts(
-    parts: list[Samples], shown: list[Integers], edges: Floats, generator: np.random.Generator
+    parts: list[Samples],
+    shown: list[Integers],
+    of_class: list[Integers],
+    classes: int,
+    edges: Floats,
+    generator: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """How many of each domain's samples fall into each bin, and are right, as shares of it: both B + 1 x G x E."""
+    """How many of each domain's samples of each class fall into each bin, and are right, as shares of the domain's:
+    both B + 1 x G x K x E."""
     samples = int(max(positions.max() for positions in shown)) + 1
     weights_BN = np.vstack([np.ones(samples), generator.multinomial(samples, np.full(samples, 1 / samples), RESAMPLES)])
     bins = len(edges) + 1
     seen_G, right_G = [], []
-    for part, positions in zip(parts, shown, strict=True):
-        belongs_NE = np.eye(bins)[np.searchsorted(edges, part.confidence)]
+    for part, positions, class_N in zip(parts, shown, of_class, strict=True):
+        cell_N = class_N * bins + np.searchsorted(edges, part.confidence)
+        belongs_NC = np.eye(classes * bins)[cell_N]
         drawn_BN = weights_BN[:, positions]
         total_B1 = drawn_BN.sum(axis=1, keepdims=True)
-        seen_G.append(drawn_BN @ belongs_NE / total_B1)
-        right_G.append(drawn_BN @ (belongs_NE * part.correct[:, None]) / total_B1)
+        seen_G.append((drawn_BN @ belongs_NC / total_B1).reshape(-1, classes, bins))
+        right_G.append((drawn_BN @ (belongs_NC * part.correct[:, None]) / total_B1).reshape(-1, classes, bins))
     return np.stack(seen_G, axis=1), np.stack(right_G, axis=1)
 
 
@@ -254,14 +280,14 @@ def _error_per_distance(fitted: Estimator, parts: list[Samples]) -> float:
     """The standard deviation of the error of estimates for each family of shifts described by the others, per distance
     from the reference: how much worse than sampling an estimate gets with every step away from what is known."""
     families = np.array([name.split(" ")[0] for name in fitted.domains])
+    reference_M = fitted.known.means[0].sum(axis=0)
     errors, distances = [], []
     for g in range(1, len(parts)):
-        others = np.flatnonzero(families != families[g])
-        weights_G = np.zeros(len(parts))
-        weights_G[others] = mixture_weights(fitted.means[g], fitted.means[others])
-        bins_N = np.searchsorted(fitted.edges, parts[g].confidence)
-        errors.append(fitted._accuracy(weights_G, _shares(bins_N, len(fitted.edges) + 1), 0) - parts[g].correct.mean())
-        distances.append(np.linalg.norm(fitted.means[g] - fitted.means[0]))
+        mean_M = fitted.known.means[g].sum(axis=0)
+        mixture = fitted.known.without(families != families[g], mean_M)
+        shares_E = _shares(np.searchsorted(fitted.edges, parts[g].confidence), len(fitted.edges) + 1)
+        errors.append(fitted._accuracy(mixture, 1.0, shares_E, 0) - parts[g].correct.mean())
+        distances.append(np.linalg.norm(mean_M - reference_M))
     return float(np.sqrt(np.mean(np.square(errors)) / np.mean(np.square(distances)))) if errors else 0.0
 
 

@@ -6,7 +6,7 @@ said for nothing with chance `false_alarms` a year at most; drift and labels eac
   was better than this one by the intervals of both, that is `rollback`, else `retrain`.
 - Drift shows it: answers and inputs are not the reference's any more, and since that change accuracy is estimated to
   be lower by more than `max_drop`, its 95 % interval (of sampling and calibration) lying below the reference.
-Drift without an estimated loss is `watch`: input drift by itself is no harm.
+Drift without an estimated loss is `watch`: input drift by itself is no harm, and neither are other shares of classes.
 """
 
 from __future__ import annotations
@@ -124,8 +124,15 @@ def _estimated(estimate: Estimate) -> str:
     like = ", ".join(f"{share:.0%} {name}" for name, share in estimate.mixture.items())
     return (
         f"accuracy is estimated at {estimate.accuracy:.4f} ({estimate.low:.4f} to {estimate.high:.4f}) without labels, "
-        f"{100 * estimate.drop:.1f} points below the reference; the inputs look like {like}"
+        f"{100 * estimate.drop:.1f} points below the reference; the inputs look like {like}{_classes(estimate)}"
     )
+
+
+def _classes(estimate: Estimate) -> str:
+    """Classes that come in other shares than in the reference; empty without any."""
+    if not estimate.classes:
+        return ""
+    return ", with " + ", ".join(f"{share:.0%} {name}" for name, share in estimate.classes.items())
 
 
 def _drifted(change: Change | None) -> tuple[str, ...]:
@@ -138,7 +145,8 @@ def _bearable(change: Change | None) -> tuple[str, ...]:
     if change is None or change.estimate is None:
         return ()
     estimate = change.estimate
-    return (f"accuracy since then is estimated at {estimate.accuracy:.4f} ({estimate.low:.4f} to {estimate.high:.4f})",)
+    ends = f"{estimate.low:.4f} to {estimate.high:.4f}"
+    return (f"accuracy since then is estimated at {estimate.accuracy:.4f} ({ends}){_classes(estimate)}",)
 
 
 def _features(inputs: pd.DataFrame | None, rules: Monitoring) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ Shape legend: N images, H height, W width, C channels, K classes, D values of an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ Pixels = npt.NDArray[np.uint8]
 Answer = Callable[[Pixels], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]]
 
 FAMILY, SEVERITY = "shift", "severity"  # columns of the rows, beside those of every reference
-SHIFTS: dict[str, tuple[float, ...]] = {
+MILESTONES: dict[str, tuple[float, ...]] = {
     "noise": (0.02, 0.05, 0.1, 0.2),
     "blur": (0.4, 0.8, 1.2, 2.0),
     "brightness": (-0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.35),
@@ -32,6 +34,17 @@ SHIFTS: dict[str, tuple[float, ...]] = {
     "contrast": (0.3, 0.5, 0.75, 1.5, 2.0),
     "gradient": (-1.0, -0.5, 0.5, 1.0),
 }
+NO_SHIFT = {"contrast": 1.0}  # of every other family it is 0
+
+
+def _with_halfways(family: str, severities: tuple[float, ...]) -> tuple[float, ...]:
+    """The severities and, between neighbours on one side of no shift, their geometric mean: accuracy bends there."""
+    neutral = NO_SHIFT.get(family, 0.0)
+    pairs = [(a, b) for a, b in pairwise(severities) if not a <= neutral <= b]
+    return tuple(sorted({*severities, *(math.copysign(math.sqrt(a * b), a) for a, b in pairs)}))
+
+
+SHIFTS = {family: _with_halfways(family, severities) for family, severities in MILESTONES.items()}
 MOST_IMAGES = 600
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from small_runs import SMALL, ingested
+from small_runs import SMALL
 
 from flows.training import training
+from labline.data.dataset import open_dataset
 from labline.data.storing import pixel_statistics
 from labline.errors import RefusedByGate
 from labline.export.onnx_runtime import onnx_outputs, session
 from labline.export.tflite_runtime import MODULES, interpreter, tflite_logits
 from labline.reference import open_reference
+from tasks.environment import storage_root
 
 STAGES = ["ingest", "validate", "clean", "augment", "train", "compress", "export", "evaluate", "register"]
 
@@ -90,7 +93,8 @@ def test_the_version_carries_the_answers_it_was_judged_by(trained: dict[str, Any
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/surface/{trained['version']}", dst_path=str(tmp_path)))
     sample = open_reference(folder / "extra_files" / "reference.parquet")
     assert (sample.rows["answer"] == sample.rows["label"]).mean() == pytest.approx(trained["metrics"]["test_accuracy"])
-    data = ingested("surface")
+    lineage = json.loads((folder / "extra_files" / "environment.json").read_text())
+    data = open_dataset(storage_root() / lineage["dataset.directory"])
     stored = data.manifest.set_index("sample_id").loc[sample.rows["sample_id"]]
     images = data.images[stored["row"].to_numpy()]
     released = session(folder / "model.onnx")

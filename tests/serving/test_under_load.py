@@ -58,10 +58,9 @@ class Service:
         self.feedback = f"sqlite:///{store}/feedback.db"
         self.journal = store / "serving" / USECASE / "journal"
         own = {"LABLINE_STORE": str(store), "LABLINE_FEEDBACK": self.feedback, "LABLINE_SERVING_KEY": KEY}
+        own |= {"MLFLOW_TRACKING_URI": registry, "MLFLOW_REGISTRY_URI": registry}
         command = [sys.executable, "-m", "serving", USECASE, "--port=0", "--workers=2", "--poll=0.2", "--json"]
-        self._process = subprocess.Popen(
-            command, env={**os.environ, **own, "MLFLOW_TRACKING_URI": registry}, cwd=PROJECT, stdout=subprocess.PIPE
-        )
+        self._process = subprocess.Popen(command, env=os.environ | own, cwd=PROJECT, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         where = json.loads(self._process.stdout.readline() or "{}")
         assert where.get("version") == FIRST, where

@@ -45,7 +45,7 @@ class Entry:
 
     `kind`: an `intent` and the `done` after it share `move` (`abandoned` where it was overtaken by hand); `observed`
     is what somebody did by hand in MLflow, of one version or several; `refused` by the gates, `asked` for approval
-    (until `deadline`), `approved` and `rejected` by a person change nothing.
+    (until `deadline`), `approved` and `rejected` by a person, which share the `move` of the question, change nothing.
     `evidence` is the sha256 of the gates' table; `at` and `deadline` are seconds since 1970.
     """
 
@@ -142,8 +142,8 @@ def outcome(entry: Entry, entries: Iterable[Entry]) -> str:
     """What came of an entry that moved nothing: its kind, or "timed out" for a question that nobody answered."""
     if entry.kind != "asked" or entry.deadline is None or entry.deadline > now():
         return entry.kind
-    answers = [each for each in entries if each.kind in ("approved", "rejected") and each.at >= entry.at]
-    return "asked" if any(answer.evidence == entry.evidence for answer in answers) else "timed out"
+    answered = any(each.kind in ("approved", "rejected") and each.move == entry.move for each in entries)
+    return "asked" if answered else "timed out"
 
 
 def tenures(entries: Iterable[Entry]) -> list[Tenure]:

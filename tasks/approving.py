@@ -33,7 +33,8 @@ def ask(registry: Registry, table: GateTable, reason: str, who: str | None, hour
     `reason` and `who` are those of the request; returns those of the yes. Raises RejectedByPerson for a no, and
     where a run whose question was settled is started again: Prefect fails a run that nobody answers within `hours`.
     """
-    request = f"approval of flow run {flow_run.id}"
+    run = str(flow_run.id)
+    request = f"approval of flow run {run}"
     if not _is_resumed():
         if any(request in entry.why for entry in registry.ledger.entries(registry.usecase)):
             raise RejectedByPerson(
@@ -41,17 +42,17 @@ def ask(registry: Registry, table: GateTable, reason: str, who: str | None, hour
                 f"ask anew with labline promote {registry.usecase} --version {table.version} --wait-for-approval"
             )
         why = f"{request}: {reason}" if reason else request
-        write_down(registry, "asked", table, why, who, deadline=now() + 3600 * hours)
+        write_down(registry, "asked", table, why, who, deadline=now() + 3600 * hours, question=run)
     question = Approval.with_initial_data(description=f"### {registry.usecase}\n\n{reason}\n\n{as_markdown(table)}")
     answer = suspend_flow_run(wait_for_input=question, timeout=max(1, int(3600 * hours)), key=KEY)
     by = answer.who.strip() or SOMEBODY
     if not answer.approved:
-        write_down(registry, "rejected", table, answer.reason or "rejected", by)
+        write_down(registry, "rejected", table, answer.reason or "rejected", by, question=run)
         said = f": {answer.reason}" if answer.reason else ""
         raise RejectedByPerson(
             f"{registry.usecase} version {table.version} was not approved for {table.stage} by {by}{said}"
         )
-    write_down(registry, "approved", table, answer.reason or "approved", by)
+    write_down(registry, "approved", table, answer.reason or "approved", by, question=run)
     return answer.reason or reason, by
 
 

@@ -69,13 +69,20 @@ def archive(registry: Registry, version: str, reason: str, who: str | None = Non
 
 
 def write_down(
-    registry: Registry, kind: Kind, table: GateTable, why: str, who: str | None = None, deadline: float | None = None
+    registry: Registry,
+    kind: Kind,
+    table: GateTable,
+    why: str,
+    who: str | None = None,
+    deadline: float | None = None,
+    question: str = "",
 ) -> Entry:
-    """Leave in the ledger what moves nothing: `refused`, `asked` or `rejected`."""
+    """Leave in the ledger what moves nothing: `refused`, or `asked` and its answer, which share their `question`."""
     standing = registry.standing()
     action = f"promotion to {table.stage}"
     by = who or person()
-    entry = Entry(kind, uuid4().hex, action, table.version, now(), by, why, standing, standing, table.digest, deadline)
+    move = question or uuid4().hex
+    entry = Entry(kind, move, action, table.version, now(), by, why, standing, standing, table.digest, deadline)
     registry.note(entry)
     return entry
 

@@ -49,7 +49,9 @@ def asked(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
         unanswered = waiting(request(version="2", approval_hours=SHORT))
         to_reject = waiting(request(version="2"))
         words = ("--version", "1", "--reason", "line 2 needs it", "--who", "anna", "--wait-for-approval", "--json")
-        address = labline(servers, "promote", NAME, *words).summary["flow_run"]
+        handed_over = labline(servers, "promote", NAME, *words)
+        assert handed_over.code == 0, handed_over.err
+        address = handed_over.summary["flow_run"]
         assert address.startswith(servers["prefect"])
         to_approve = waiting(UUID(address.split("/")[-1]))
         _, alive = psutil.wait_procs(process.children(recursive=True), timeout=60)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
-from filelock import FileLock, Timeout
-
 from labline.errors import LablineError, RefusedByGate
 from labline.ledger import now
 from labline.retraining import Attempt, Objection, Outcome, objection
@@ -18,6 +16,7 @@ from tasks.chronicles import open_chronicle
 from tasks.environment import storage_root
 from tasks.gathering import refuse_series
 from tasks.telling import send
+from tasks.turn import hold
 
 if TYPE_CHECKING:
     from tasks.watched import Watched
@@ -35,22 +34,9 @@ class Begun:
 
 @contextlib.contextmanager
 def alone_in_retraining(usecase: str) -> Iterator[bool]:
-    """Be the only one who retrains this use case; yields False, at once, where somebody else does.
-
-    The lock is the operating system's: it dies with its process.
-    """
-    folder = storage_root() / "retraining"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{usecase}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    """Be the only one who retrains this use case; yields False, at once, where somebody else does."""
+    with hold(storage_root() / "retraining" / f"{usecase}.lock", waiting=None) as mine:
+        yield mine
 
 
 def begin(

@@ -18,14 +18,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
-
 from labline.errors import BadInput, nearest
 from labline.ledger import Entry, Ledger, now, standing, unfinished
 from labline.standing import ALIASES, Seen, Stage, Standing, differences, obeyed
 from labline.usecase import NAME
 from tasks.environment import load_environment, storage_root
-from tasks.observer import observer
+from tasks.turn import hold
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -207,25 +205,10 @@ def open_registry(usecase: str, client: MlflowClient | None = None) -> Registry:
 
 @contextlib.contextmanager
 def alone(usecase: str, wait: bool = True) -> Iterator[bool]:
-    """Be the only one who moves this use case's versions; without `wait`, yields False where somebody else is.
-
-    The lock is the operating system's: it dies with its process.
-    """
-    folder = storage_root() / "registry"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{usecase}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not wait:
-            yield False
-            return
-        observer.get().said(f"another promotion of {usecase} is going on: waiting for it to end")
-        lock.acquire()
-    try:
-        yield True
-    finally:
-        lock.release()
+    """Be the only one who moves this use case's versions; without `wait`, yields False where somebody else is."""
+    waiting = f"another promotion of {usecase} is going on: waiting for it to end" if wait else None
+    with hold(storage_root() / "registry" / f"{usecase}.lock", waiting) as mine:
+        yield mine
 
 
 def look(registry: Registry) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from labline.errors import BadInput, LablineError
+from labline.errors import BadInput
 from labline.feedback import FeedbackStore, Role, feedback_key, issued
 from tasks.environment import load_environment, storage_root
+from tasks.feedback_store import opened_feedback
 
 EVERY_ROLE: tuple[Role, ...] = ("production", "canary", "shadow")
 AT_ONCE = 1_000
@@ -129,18 +129,10 @@ def import_feedback(
 
 @contextmanager
 def opened_store() -> Iterator[FeedbackStore]:
-    """The feedback store, and its own words where it cannot be reached."""
-    from sqlalchemy.exc import SQLAlchemyError
-
+    """The feedback store of the environment that `mlflow.env` gives."""
     load_environment()
-    store = FeedbackStore(os.environ["LABLINE_FEEDBACK"])
-    try:
+    with opened_feedback() as store:
         yield store
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise LablineError(f"the feedback store (LABLINE_FEEDBACK) cannot be used: {reason}") from error
-    finally:
-        store.close()
 
 
 def _lines(file: Path) -> list[str]:

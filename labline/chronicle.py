@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Double, Engine, MetaData, Table, Text, create_engine, make_url, select, update
+from sqlalchemy import Column, Double, Engine, MetaData, Table, Text, create_engine, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from labline.database import database_url, make_folder
 from labline.retraining import Attempt
 
 _metadata = MetaData()
@@ -127,12 +127,8 @@ class Chronicle:
 
     def _opened(self) -> Engine:
         if self._engine is None:
-            url = make_url(self.address)
-            if url.drivername in ("postgres", "postgresql"):
-                url = url.set(drivername="postgresql+psycopg")
-            engine = create_engine(url)
-            if engine.dialect.name == "sqlite" and engine.url.database:
-                Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(database_url(self.address))
+            make_folder(engine)
             _metadata.create_all(engine)
             self._engine = engine
         return self._engine

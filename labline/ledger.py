@@ -12,11 +12,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import DDL, Column, Engine, Integer, MetaData, String, Table, Text, create_engine, event, insert, select
 
+from labline.database import database_url, make_folder
 from labline.standing import Stage, Standing
 
 Kind = Literal["intent", "done", "abandoned", "observed", "refused", "asked", "approved", "rejected"]
@@ -116,9 +116,9 @@ class Ledger:
 
     def _opened(self) -> Engine:
         if self._engine is None:
-            engine = create_engine(self.address)
+            engine = create_engine(database_url(self.address))
+            make_folder(engine)
             if engine.dialect.name == "sqlite" and engine.url.database:
-                Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
                 event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = FULL"))
             _metadata.create_all(engine)
             self._engine = engine

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labline.monitoring.verdict import Verdict
+from tasks.feedback_store import opened_feedback
 from tasks.production_quality import Quality
 from tasks.registry import open_registry
-from tasks.watched import Watched, metric_of, opened_feedback, previous_version, reference_of, shifted_reference_of
+from tasks.watched import Watched, metric_of, previous_version, reference_of, shifted_reference_of
 
 if TYPE_CHECKING:
     import pandas as pd

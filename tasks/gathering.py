@@ -14,8 +14,8 @@ from labline.markdown import markdown_table
 from labline.retraining import Attempt, Chosen, choose_feedback
 from labline.usecase import ImageUseCase
 from tasks.environment import storage_root
+from tasks.feedback_store import opened_feedback
 from tasks.version import Version
-from tasks.watched import opened_feedback
 
 if TYPE_CHECKING:
     import pandas as pd

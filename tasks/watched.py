@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labline.errors import BadInput, LablineError
+from labline.errors import BadInput
 from labline.monitoring.declaration import Monitoring
 from labline.series.usecase import SeriesUseCase
 from labline.usecase import ImageUseCase
@@ -19,7 +17,6 @@ from tasks.registry import Registry, look, open_registry
 from tasks.version import Version, fetch_version, open_test_rows
 
 if TYPE_CHECKING:
-    from labline.feedback import FeedbackStore
     from labline.monitoring.performance import Loss
     from labline.reference import Reference
 
@@ -105,23 +102,6 @@ def previous_version(registry: Registry, watched: Watched) -> Version | None:
         return fetch_version(registry, watched.previous)
     except BadInput:
         return None
-
-
-@contextmanager
-def opened_feedback() -> Iterator[FeedbackStore]:
-    """The feedback store; raises LablineError in its own words where it cannot be reached."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from labline.feedback import FeedbackStore
-
-    store = FeedbackStore(os.environ["LABLINE_FEEDBACK"])
-    try:
-        yield store
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise LablineError(f"the feedback store (LABLINE_FEEDBACK) cannot be used: {reason}") from error
-    finally:
-        store.close()
 
 
 def _parts(version: Version) -> tuple[Reference, Reference | None]:

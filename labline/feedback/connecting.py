@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from labline.database import database_url, make_folder
 from labline.errors import BadInput
 from labline.feedback.tables import metadata
 
@@ -34,9 +34,7 @@ def engine_of(address: str) -> Engine:
     another kind, or a missing driver.
     """
     try:
-        url = make_url(address)
-        if url.drivername in ("postgres", "postgresql"):
-            url = url.set(drivername="postgresql+psycopg")
+        url = database_url(address)
         if url.get_backend_name() not in ("sqlite", "postgresql"):
             raise BadInput(
                 f"LABLINE_FEEDBACK begins with {url.drivername}://: sqlite:///PATH or postgresql://… was expected"
@@ -59,8 +57,7 @@ def make_tables(engine: Engine) -> None:
 
     Raises what SQLAlchemy raises where the database cannot be reached.
     """
-    if engine.dialect.name == "sqlite" and engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(engine)
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # IF NOT EXISTS alone lets two processes make the same table, and one of them fails; and it locks what is

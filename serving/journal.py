@@ -225,11 +225,13 @@ def _own_folder(root: Path) -> tuple[Path, int]:
     while True:
         folder = root / f"{os.getpid()}-{uuid4().hex[:8]}"
         folder.mkdir(parents=True, mode=0o700)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if folder.exists():  # a drainer may have taken the folder for a dead one's, and have removed it
-            return folder, descriptor
-        os.close(descriptor)
+        # Until it is locked, a drainer may take the folder for a dead one's, and remove it.
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,3 +157,19 @@ def die(journal: Journal) -> None:
     for segment in journal._active.values():
         os.close(segment.descriptor)
     os.close(journal._lock_descriptor)
+
+
+def test_a_drainer_that_looks_at_the_wrong_moment_costs_no_worker_its_start(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from serving.journal import drainable\nwhile True: drainable(pathlib.Path(sys.argv[1]))"
+    )
+    looking = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
+    try:
+        for _ in range(3000):
+            journal = Journal(tmp_path, PLENTY)
+            assert journal.folder.exists()
+            journal.close()
+    finally:
+        for process in looking:
+            process.kill()
+            process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,10 +64,14 @@ class Place:
 
 @dataclass
 class Supervisor:
-    """Places in the order in which they were added; they end in the opposite one. `said` is told what happens."""
+    """Places in the order in which they were added; they end in the opposite one.
+
+    `said` is told what happens; once `interrupted` is set, waiting ends with KeyboardInterrupt.
+    """
 
     said: Callable[[str], None]
     on_change: Callable[[], None] = lambda: None
+    interrupted: threading.Event = field(default_factory=threading.Event)
     places: dict[str, Place] = field(default_factory=dict)
 
     def add(self, place: Place) -> None:
@@ -83,6 +88,7 @@ class Supervisor:
         waited = [self.places[name] for name in names]
         deadline = time.monotonic() + READY_WITHIN_SECONDS
         while not all(place.ready for place in waited):
+            self.heed()
             for place in waited:
                 code = place.process.poll() if place.process else None
                 if code is not None:
@@ -92,6 +98,15 @@ class Supervisor:
                 late = ", ".join(place.name for place in waited if not place.ready)
                 raise LablineError(f"{late}: not ready within {READY_WITHIN_SECONDS} s, see {waited[0].log.parent}")
             time.sleep(0.1)
+
+    def heed(self) -> None:
+        """Raise the KeyboardInterrupt that is due.
+
+        Where Ctrl-C comes while Python calls something back, as at the end of an import, what its handler raises is
+        dropped: https://docs.python.org/3/library/signal.html#note-on-signal-handlers-and-exceptions.
+        """
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
 
     def tend(self) -> None:
         """Look at everything once, and start again what has died."""

@@ -93,6 +93,7 @@ def _keep_up(site: Site, console: Console, json: bool) -> None:
             _show(site.described(), console, json)
             console.print("Ctrl-C takes it down.")
             while True:
+                site.supervisor.heed()
                 site.tend()
                 time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
@@ -102,8 +103,13 @@ def _keep_up(site: Site, console: Console, json: bool) -> None:
 @contextmanager
 def _held(site: Site, console: Console) -> Iterator[Site]:
     """A site that has come up, and is taken down however this ends."""
+
+    def interrupt(*_: object) -> None:
+        site.supervisor.interrupted.set()
+        raise KeyboardInterrupt
+
     for ending in ENDINGS:  # a closed terminal takes it down as Ctrl-C does; a shell's background job hears it too
-        signal.signal(ending, signal.default_int_handler)
+        signal.signal(ending, interrupt)
     try:
         with console.status(STARTING):
             site.come_up()

@@ -228,6 +228,17 @@ def test_what_ends_before_it_was_ever_ready_is_not_started_again(tmp_path: Path)
     assert "no such database" in (tmp_path / "log").read_text()
 
 
+def test_ctrl_c_whose_exception_python_dropped_still_ends_the_waiting(tmp_path: Path) -> None:
+    supervisor = Supervisor(print)
+    late = place(tmp_path / "log", "import time; time.sleep(99)")
+    late.is_ready = lambda begun: False
+    supervisor.add(late)
+    supervisor.interrupted.set()
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.wait(["one"])
+    supervisor.stop()
+
+
 def test_what_a_killed_supervisor_left_is_ended_but_no_stranger_with_its_number(tmp_path: Path) -> None:
     # A child in a session of its own, as a flow run of a worker is; one of them has lost its worker.
     nested = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "

@@ -68,20 +68,17 @@ def register(path: Path, store: Path) -> dict[str, str]:
 
     Returns the variables that point labline and MLflow there.
     """
-    import mlflow
+    import mlflow.onnx
 
     database = f"sqlite:///{store}/mlflow.db"
-    mlflow.set_tracking_uri(database)
-    mlflow.set_registry_uri(database)
     labels = store / "evaluation.json"
     labels.write_text(json.dumps({"labels": [f"class-{number}" for number in range(CLASSES)]}))
-    experiment = mlflow.create_experiment(NAME, artifact_location=str(store / "artifacts"))
-    with mlflow.start_run(experiment_id=experiment, log_system_metrics=False):
-        logged = mlflow.onnx.log_model(
-            onnx.load(path), name=NAME, extra_files=[str(labels)], registered_model_name=NAME, **_logged(path)
-        )
-    number = str(logged.registered_model_version)
-    mlflow.MlflowClient().set_registered_model_alias(NAME, "production", number)
+    folder = store / "version"
+    mlflow.onnx.save_model(onnx.load(path), str(folder), extra_files=[str(labels)], **_logged(path))
+    client = mlflow.MlflowClient(database, database)  # and not the process's own: its other users would be moved too
+    client.create_registered_model(NAME)
+    number = client.create_model_version(NAME, str(folder)).version
+    client.set_registered_model_alias(NAME, "production", str(number))
     return {
         "LABLINE_STORE": str(store),
         "LABLINE_FEEDBACK": f"sqlite:///{store}/feedback.db",

@@ -10,15 +10,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
-import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from browser import chromium, needs_chromium
+from playwright.sync_api import Page, expect
 from small_runs import Ended, command, embedded
-from test_pages import CHROMIUM, CHROMIUM_FLAGS
 
 from flows.processes import stop
 from tasks.environment import storage_root
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+__all__ = ["environment", "labline", "needs_chromium", "page", "prefect", "worker"]
 
 
 def environment(servers: dict[str, str]) -> dict[str, str]:
@@ -60,13 +59,11 @@ def page() -> Iterator[Page]:
     """A person's browser; it must do without any address but the two servers'."""
     expect.set_options(timeout=90_000)
     outside: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    with chromium() as browser:
         opened = browser.new_page(viewport={"width": 1440, "height": 1000})
         opened.set_default_timeout(90_000)
         opened.on(
             "request", lambda asked: urlsplit(asked.url).hostname in (None, "127.0.0.1") or outside.append(asked.url)
         )
         yield opened
-        browser.close()
     assert not outside

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Dialog, Page, sync_playwright
+from browser import chromium, needs_chromium
+from playwright.sync_api import Dialog, Page
 from running_service import KEY, Running, prepare, running, write_classifier
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +21,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         found = browser.new_page(viewport={"width": 1280, "height": 1400})
         found.set_default_timeout(60_000)
         yield found
-        browser.close()
 
 
 def test_a_person_tries_the_example_of_predict(service: Running, page: Page) -> None:

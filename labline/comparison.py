@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
 from labline.evaluation import (
     Floats,
@@ -43,7 +44,8 @@ class Comparison:
     `gained` counts the samples that the challenger alone decides rightly, `lost` those that the champion alone does;
     `mcnemar_p` is the two-sided exact p-value of their being alike.
     `groups` has kind ("class", the name of a slice, or "corruption"), value, support, champion, challenger and
-    difference: recall of a class, accuracy of a slice or on corrupted images. Classes without samples are left out.
+    difference: F1 of a class, accuracy of a slice or on corrupted images. Classes without samples are left out. A
+    class is not judged by its recall: a champion that drift has left answering one class to everything has all of that.
     """
 
     samples: int
@@ -119,7 +121,7 @@ def compare(
         gained=gained,
         lost=lost,
         mcnemar_p=float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
-        groups=_groups(right, targets_N, labels, rows, corrupted or {}, groupings or {}),
+        groups=_groups(champion_NK, challenger_NK, targets_N, labels, rows, corrupted or {}, groupings or {}),
     )
 
 
@@ -140,37 +142,55 @@ def _right(champion_NK: Floats, challenger_NK: Floats, targets_N: Integers) -> p
 
 
 def _groups(
-    right: pd.DataFrame,
+    champion_NK: Floats,
+    challenger_NK: Floats,
     targets_N: Integers,
     labels: tuple[str, ...],
     rows: pd.DataFrame,
     corrupted: Mapping[str, tuple[Floats, Floats]],
     groupings: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    groups = [_group("class", pd.Categorical(np.asarray(labels)[targets_N], labels), right)]
+    groups = [_classes(champion_NK, challenger_NK, targets_N, labels)]
+    right = _right(champion_NK, challenger_NK, targets_N)
     groups += [_group(kind, pd.Categorical(list(values)), right) for kind, values in groupings.items()]
     groups += [_group(name, pd.Categorical(values_N), right) for name, values_N in slice_values(rows).items()]
     for name, beliefs in corrupted.items():
-        champion_NK, challenger_NK = (
+        theirs_NK, ours_NK = (
             checked_probabilities(beliefs_NK, targets_N, labels, rows, f"comparison, {who} under {name}")
             for who, beliefs_NK in zip(("champion", "challenger"), beliefs, strict=True)
         )
         everywhere_N = pd.Categorical([name] * len(targets_N))
-        groups.append(_group("corruption", everywhere_N, _right(champion_NK, challenger_NK, targets_N)))
+        groups.append(_group("corruption", everywhere_N, _right(theirs_NK, ours_NK, targets_N)))
     return pd.concat(groups, ignore_index=True).astype(GROUP_TYPES)
+
+
+def _classes(champion_NK: Floats, challenger_NK: Floats, targets_N: Integers, labels: tuple[str, ...]) -> pd.DataFrame:
+    """F1 of every class that has samples, as rows of `Comparison.groups`."""
+    present, support = np.unique(targets_N, return_counts=True)
+    champion, challenger = (
+        sklearn_metrics.f1_score(targets_N, p_NK.argmax(axis=1), labels=present, average=None, zero_division=0)
+        for p_NK in (champion_NK, challenger_NK)
+    )
+    return _rows("class", [labels[number] for number in present], support, champion, challenger)
 
 
 def _group(kind: str, values_N: pd.Categorical, right: pd.DataFrame) -> pd.DataFrame:
     """The shares decided rightly within each value of one grouping, as rows of `Comparison.groups`."""
     grouped = right.groupby(pd.CategoricalIndex(values_N), observed=True)
     shares = grouped.mean()
+    values = [str(value) for value in shares.index]
+    support = grouped.size().to_numpy()
+    return _rows(kind, values, support, shares["champion"].to_numpy(), shares["challenger"].to_numpy())
+
+
+def _rows(kind: str, values: list[str], support: Integers, champion: Floats, challenger: Floats) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "kind": kind,
-            "value": [str(value) for value in shares.index],
-            "support": grouped.size().to_numpy(),
-            "champion": shares["champion"].to_numpy(),
-            "challenger": shares["challenger"].to_numpy(),
-            "difference": (shares["challenger"] - shares["champion"]).round(DIGITS).to_numpy(),
+            "value": values,
+            "support": support,
+            "champion": champion,
+            "challenger": challenger,
+            "difference": (challenger - champion).round(DIGITS),
         }
     )

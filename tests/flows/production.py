@@ -28,6 +28,7 @@ RULES = [
     "retraining.cooldown_hours=0",
     "retraining.fewest=50",
     "retraining.old_margin=0.1",
+    "promotion.slice_margin=0.2",  # of some 40 samples, and training differs from processor to processor
     "monitoring.max_drop=0.05",
 ]
 

@@ -89,7 +89,7 @@ def test_a_challenger_right_wherever_the_champion_is_and_more_takes_its_place(
     champion, second, targets = duel
     right = (champion.argmax(axis=1) == targets) | (second.argmax(axis=1) == targets)
     assume((right & (champion.argmax(axis=1) != targets)).any())
-    challenger = beliefs(np.where(right, targets, (targets + 1) % 3))
+    challenger = beliefs(np.where(right, targets, champion.argmax(axis=1)))
     better = compared(champion, challenger, targets, bootstrap=50)
     assert better.difference > 0
     assert better.low >= 0
@@ -107,7 +107,7 @@ def test_the_figures_of_a_small_example() -> None:
     classes = found.groups[found.groups["kind"] == "class"]
     assert classes["value"].tolist() == ["crazing", "inclusion"]  # no scratches here: nothing to say of them
     assert classes["support"].tolist() == [4, 6]
-    assert classes["difference"].tolist() == [pytest.approx(-0.25), pytest.approx(1 / 3)]
+    assert classes["difference"].tolist() == [0.0, pytest.approx(1 - 4 / 5)]  # F1
     lines = found.groups[found.groups["kind"] == "source"].set_index("value")
     assert lines.loc["line 1", ["champion", "challenger"]].tolist() == pytest.approx([4 / 5, 4 / 5])
     assert lines.loc["line 2", ["champion", "challenger"]].tolist() == pytest.approx([3 / 5, 4 / 5])
@@ -178,3 +178,12 @@ def test_the_model_whose_predictions_do_not_fit_is_named() -> None:
         compared(model, model[:2], [0, 1, 2])
     with pytest.raises(BadInput, match="comparison, champion under blur: values within"):
         compared(model, model, [0, 1, 2], corrupted={"blur": (np.log(model), model)})
+
+
+def test_a_champion_that_answers_one_class_to_everything_is_not_best_at_it() -> None:
+    targets = np.repeat([0, 1, 2], 40)
+    collapsed = beliefs(np.zeros(120, dtype=np.int64))
+    challenger = beliefs(np.where(np.arange(120) % 8 == 0, (targets + 1) % 3, targets))
+    found = compared(collapsed, challenger, targets, bootstrap=50)
+    classes = found.groups[found.groups["kind"] == "class"]
+    assert (classes["difference"] > 0).all(), "though the champion finds all of the first class"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 RECENT = 10_000  # of the newest predictions, those without a label are ranked
 COLUMNS = ("id", "label", "answer", "confidence", "reason", "source", "reference", "file")
 WIDE = 140  # columns of a terminal, from which on an id has room
-PNG = b"\x89PNG"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs cells that begin so
 Row = dict[str, Any]
 
@@ -161,11 +160,14 @@ def _harmless(cell: object) -> str:
 
 def _write_inputs(inputs: dict[str, bytes], folder: Path) -> dict[str, str]:
     """Write inputs as <id>.png or <id>.npy; returns the file names by id."""
-    names = {id: f"{id}.{'png' if content.startswith(PNG) else 'npy'}" for id, content in inputs.items()}
+    from labline.feedback.inputs import as_png, is_picture
+
+    files = {id: as_png(kept) if is_picture(kept) else kept for id, kept in inputs.items()}
+    names = {id: f"{id}.{'png' if is_picture(kept) else 'npy'}" for id, kept in inputs.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for id, name in names.items():
-            (folder / name).write_bytes(inputs[id])
+            (folder / name).write_bytes(files[id])
     except OSError as error:
         raise BadInput(f"--images {folder}: inputs cannot be written there ({error.strerror or error})") from error
     return names

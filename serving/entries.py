@@ -1,11 +1,10 @@
 """How a record lies in the journal: a JSON head, then its bytes as they are. No pickle.
 
-Encoding is on the way of every request, so the input is copied raw; the drainer makes the PNG of it.
+Encoding is on the way of every request, so the input is copied raw; the drainer makes a file of it.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from itertools import pairwise
 from struct import Struct
@@ -14,14 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-from PIL import Image
 
+from labline.feedback.inputs import encode_input
 from labline.feedback.records import Label, Prediction
 
 HEAD_LENGTH = Struct("<I")
-CHANNELS = (1, 3, 4)  # what a PNG can hold of 8 bits each: grey, colour, colour with transparency
-# Sensor noise hardly compresses: of a 32 x 32 image's 3,072 bytes 2,800 remain at 1, and 2,795 at the usual 6.
-PNG_EFFORT = 1
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +45,7 @@ def encode_label(label: Label) -> bytes:
 
 
 def decode(payload: bytes) -> Prediction | Label:
-    """The record of a journal entry, its sample encoded as the store keeps it: PNG of images, npy of others."""
+    """The record of a journal entry, its sample as the store keeps it."""
     start = HEAD_LENGTH.size
     (length,) = HEAD_LENGTH.unpack_from(payload)
     kind, facts, *rest = orjson.loads(payload[start : start + length])
@@ -69,22 +65,11 @@ def decode(payload: bytes) -> Prediction | Label:
         outputs=tuple(map(_number, outputs)),
         latency_ms=latency_ms,
         features={name: _number(value) for name, value in features.items()},
-        input=kept if form is None else encode_sample(np.frombuffer(raw, form[0]).reshape(form[1])),
+        input=kept if form is None else encode_input(raw, form[0], tuple(form[1])),
         embedding=embedding,
         shadow_of=shadow_of,
         source=source,
     )
-
-
-def encode_sample(sample: Array) -> bytes:
-    """One input of a model: H x W x C or H x W uint8 as PNG, any other array as npy."""
-    file = io.BytesIO()
-    image = sample[..., 0] if sample.ndim == 3 and sample.shape[2] == 1 else sample
-    if sample.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in CHANNELS)):
-        Image.fromarray(image).save(file, "PNG", compress_level=PNG_EFFORT)
-    else:
-        np.lib.format.write_array(file, sample, allow_pickle=False)
-    return file.getvalue()
 
 
 def _cut(blobs: bytes, lengths: list[int]) -> list[bytes]:

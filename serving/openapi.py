@@ -17,11 +17,11 @@ from fastapi.openapi.utils import get_openapi
 import labline
 from labline.errors import LablineError
 from labline.feedback import new_id
+from labline.feedback.inputs import to_png
 from labline.packaged_model import PackagedModel
 from serving.batching import output_names
 from serving.check import open_example
 from serving.decoding import ENCODED
-from serving.entries import encode_sample
 from serving.inference_protocol import DATATYPES
 from serving.series_bodies import declaration_of
 from serving.service import Service
@@ -231,7 +231,7 @@ def _tensor_example(model: PackagedModel) -> Schema | None:
 
 def _png(model: PackagedModel) -> str:
     """The version's input example as an encoded image."""
-    return base64.b64encode(encode_sample(open_example(model.folder, model.input)[0])).decode()
+    return base64.b64encode(to_png(open_example(model.folder, model.input)[0])).decode()
 
 
 def _rows(model: PackagedModel) -> list[Schema]:

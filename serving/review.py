@@ -6,14 +6,12 @@ What the page shows may come from anyone who may send predictions or labels: it 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -21,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from labline.errors import LablineError
 from labline.feedback import FeedbackStore, issued
+from labline.feedback.inputs import as_png, decode_input, is_picture
 from serving.describing import HEADERS, NO_KEY, NOT_FOUND, NOT_READY, PROBLEM
 from serving.http import Unavailable
 from serving.labelling import known_labels
@@ -46,7 +45,6 @@ POLICY = (
 )
 RECENT = 2_000  # of the newest predictions, those without a label are ranked: it takes 0.2 s
 MOST, DEFAULT = 100, 20  # picks in one answer
-PNG, NPY = b"\x89PNG", b"\x93NUMPY"
 COUNT: dict[str, Any] = {
     "name": "count",
     "in": "query",
@@ -88,12 +86,11 @@ class Reviewing:
             kept = (await asyncio.to_thread(self._store.inputs, [id])).get(id, b"")
         except SQLAlchemyError as error:
             raise _store_down(error) from error
-        if kept.startswith(PNG):
-            return kept, "image/png"
-        if kept.startswith(NPY):
-            window_TF = np.load(io.BytesIO(kept), allow_pickle=False)
-            return orjson.dumps({"window": window_TF.tolist()}), "application/json"
-        raise Refused(404, "the input of this prediction was not kept")
+        if not kept:
+            raise Refused(404, "the input of this prediction was not kept")
+        if is_picture(kept):
+            return as_png(kept), "image/png"
+        return orjson.dumps({"window": decode_input(kept).tolist()}), "application/json"
 
     def _rank(self, count: int) -> bytes:
         from labline.review import pick
@@ -205,7 +202,7 @@ def _shown(pick: Pick, row: Mapping[Hashable, Any], versions: dict[str, Familiar
         "probabilities": dict(zip(labels, outputs, strict=True)) if named else None,
         "features": features,
         "reference": row["source"],
-        "input": "image" if kept.startswith(PNG) else "window" if kept.startswith(NPY) else None,
+        "input": ("image" if is_picture(kept) else "window") if kept else None,
     }
 
 

@@ -7,7 +7,6 @@ One .npz without pickle: `ids` (of the predictions), `labels`, `splits` (train, 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
 from labline.data.dataset import MANIFEST_COLUMNS
 from labline.data.storing import pixel_statistics
 from labline.errors import BadInput
+from labline.feedback.inputs import decode_input
 
 Images = npt.NDArray[np.uint8]
 
@@ -31,7 +30,7 @@ ROWS_AT_ONCE = 4096
 
 
 def write_feedback(rows: pd.DataFrame, inputs: Mapping[str, bytes], folder: Path) -> Path:
-    """Write `rows` (id, label, split and, where known, width, height and bytes), N, with their `inputs` as PNG.
+    """Write `rows` (id, label, split and, where known, width, height and bytes), N, with their `inputs` as kept.
 
     The file lies in a folder of `folder` that is named by its content: the same content is written once. Returns its
     path. Raises BadInput where images have different shapes.
@@ -92,12 +91,11 @@ def join_feedback(manifest: pd.DataFrame, array: Path, feedback: Path, labels: S
 
 
 def _decoded(encoded: Sequence[bytes]) -> Images:
-    """PNGs as they are kept of a model's input, uint8 N x H x W x C."""
-    images = [np.asarray(Image.open(io.BytesIO(content))) for content in encoded]
-    shaped = [image[..., None] if image.ndim == 2 else image for image in images]
-    if len({image.shape for image in shaped}) != 1:
+    """Images as they are kept of a model's input, uint8 N x H x W x C."""
+    images = [decode_input(content) for content in encoded]
+    if len({image.shape for image in images}) != 1:
         raise BadInput("the kept inputs have different shapes: they are of models that take different images")
-    return np.stack(shaped)
+    return np.stack(images)
 
 
 def _known(rows: pd.DataFrame, column: str, usual: int) -> npt.NDArray[np.int64]:

@@ -17,8 +17,8 @@ class Prediction:
     NaN for a forecast; `outputs` the probabilities of all classes, or the forecast, kept as float32.
     `features` say what the input was like: of an image `mean` and `std` (0 to 255) and, where a file was sent,
     `width`, `height` and `bytes`; of a series the last value of each feature.
-    `input` is what the declaration lets be kept, empty where nothing is: the model's input as PNG, or a window as
-    npy. `embedding` is float16, little endian, D values; empty where the version has none.
+    `input` is what the declaration lets be kept, empty where nothing is: the model's input as npy or PNG,
+    see `labline.feedback.inputs`. `embedding` is float16, little endian, D values; empty where the version has none.
     `shadow_of` is the id of the answered prediction that a `shadow` accompanies, `source` the client's own reference.
     """
 

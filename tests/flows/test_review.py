@@ -19,11 +19,11 @@ from typer.testing import CliRunner, Result
 
 from flows.cli import app
 from labline.feedback import FeedbackStore, Prediction, feedback_key, new_id
+from labline.feedback.inputs import to_png
 from labline.review import BY_LOT, KEPT_APART, RANKED, lot
-from serving.entries import encode_sample
 
 Labline = Callable[..., Result]
-PIXELS = encode_sample(np.full((8, 8, 1), 100, np.uint8))
+PIXELS = to_png(np.full((8, 8, 1), 100, np.uint8))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from running_service import JSON, NPY, RAW, VOLATILITY, Running, prepare, runnin
 from small_versions import expected
 
 from labline.feedback import FeedbackStore
+from labline.feedback.inputs import is_picture
 from serving.assignment import Assigned, Assignment, write_assignment
 
 SIZE = 8
@@ -90,7 +91,7 @@ def test_what_was_answered_is_remembered_with_its_input(service: Running) -> Non
     np.testing.assert_allclose(row["outputs"], list(answer["probabilities"].values()), rtol=1e-6)
     assert (row["mean"], row["std"]) == (20, 0)
     assert 0 < row["latency_ms"] < 10_000
-    assert store.inputs([answer["id"]])[answer["id"]].startswith(b"\x89PNG")
+    assert is_picture(store.inputs([answer["id"]])[answer["id"]])
 
 
 def test_feedback_reaches_its_prediction_and_the_latest_counts(service: Running) -> None:

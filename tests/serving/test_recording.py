@@ -34,7 +34,7 @@ def test_it_is_in_the_store_a_moment_later(feedback_address: str, tmp_path: Path
     store = FeedbackStore(feedback_address)
     until(lambda: len(store.labels(given.id)) == 2 and store.known(given.id))
     assert store.window("steel")["label"].tolist() == ["inclusion"]
-    assert store.inputs([given.id])[given.id].startswith(b"\x89PNG")
+    assert (decode_input(store.inputs([given.id])[given.id]) == image).all()
     recorder.close()
     assert [path.name for path in (tmp_path / "journal").iterdir()] == ["drainer.lock"]
     assert recorder.drainer.drained == 3 and recorder.size == 0

@@ -18,6 +18,7 @@ from postgres import Postgres
 from saved_feedback import label, prediction
 
 from labline.feedback import FeedbackStore, Prediction
+from labline.feedback.inputs import decode_input
 from serving.draining import Drainer
 from serving.recording import Full, Recorder
 

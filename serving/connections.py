@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LARGEST_HEAD = 32_768  # bytes of request line and headers
 HEADER_COST = 32  # bytes that a header counts beside its name and value, as in HTTP/2 (RFC 9113, 10.5.1)
+WHOLE = "labline.whole"  # in a request's scope, once the last byte of its body is here
 FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -118,6 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The last byte of a request is here; where the parser gave up at its head, the body is still to come."""
         if not self.parser.should_upgrade():
+            self.scope[WHOLE] = True  # type: ignore[literal-required]  # a key of our own
             super().on_message_complete()
 
     def _feed(self, data: bytes) -> None:

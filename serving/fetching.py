@@ -35,6 +35,10 @@ def fetch(model_uri: str, destination: Path) -> Path:
         raise LablineError(f"{model_uri} cannot be fetched: {error.message}. Is the MLflow server up?") from error
     except OSError as error:
         raise BadInput(f"{model_uri} is registered, but its files cannot be copied: {error}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("botocore", "boto3")):
+            raise
+        raise LablineError(f"{model_uri} is registered, but its files cannot be fetched from S3: {error}") from error
     if not (fetched / "MLmodel").is_file():  # MLflow calls a folder that is gone a successful download of nothing
         raise BadInput(f"{model_uri} is registered, but its files are gone. Register the version anew.")
     return fetched

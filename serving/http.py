@@ -16,6 +16,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from labline.errors import LablineError
+from serving.connections import WHOLE
 from serving.limits import Refused
 from serving.metrics import Metrics
 from serving.security import AUTHENTICATE, SECURE, Guard
@@ -116,7 +117,9 @@ class Endpoint:
             elif headers.get(b"content-encoding", b"identity") != b"identity":
                 answer = problem(415, "content-encoding: none is taken", CLOSE)
             else:
-                body, held = await read_body(headers, receive, self._room, self._limit, self._seconds)
+                # A clock costs more than reading what is here already.
+                seconds = None if WHOLE in scope else self._seconds
+                body, held = await read_body(headers, receive, self._room, self._limit, seconds)
                 answer = await self._handle(Request(headers, body, scope.get("path_params", {}), started))
         except Gone:
             self._metrics.count(self._route, 499, "", "")
@@ -131,8 +134,12 @@ class Endpoint:
             answer.afterwards()
 
 
-async def read_body(headers: Headers, receive: Receive, room: Room, limit: int, seconds: float) -> tuple[bytes, int]:
+async def read_body(
+    headers: Headers, receive: Receive, room: Room, limit: int, seconds: float | None
+) -> tuple[bytes, int]:
     """The whole body, and what it took of the room: nothing where it came in one piece, which is a small one.
+
+    Its last byte has to be here within `seconds`; None does not look at the clock.
 
     Raises Refused where it is too long or too slow, Gone where the client left, Unavailable where there is no room.
     """
@@ -142,15 +149,21 @@ async def read_body(headers: Headers, receive: Receive, room: Room, limit: int, 
         raise Refused(400, "content-length: a number of bytes was expected") from None
     if declared > limit:
         raise Refused(413, f"the body has {declared:,} bytes; at most {limit:,} are taken")
+    if seconds is None:
+        return await _read(receive, room, limit)
     try:
         async with asyncio.timeout(seconds):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Gone
-            body: bytes = message.get("body", b"")
-            return (body, 0) if not message.get("more_body") else await _read_rest(body, receive, room, limit)
+            return await _read(receive, room, limit)
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {seconds:g} s") from None
+
+
+async def _read(receive: Receive, room: Room, limit: int) -> tuple[bytes, int]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Gone
+    body: bytes = message.get("body", b"")
+    return (body, 0) if not message.get("more_body") else await _read_rest(body, receive, room, limit)
 
 
 async def _read_rest(first: bytes, receive: Receive, room: Room, limit: int) -> tuple[bytes, int]:

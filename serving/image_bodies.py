@@ -9,6 +9,7 @@ import base64
 import binascii
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 from math import sqrt
 from typing import Any
@@ -188,12 +189,20 @@ def pixel_facts(images_NHWC: Images) -> list[Facts]:
     if len(images_NHWC) > FEW:
         means_N, stds_N = pixel_statistics(images_NHWC)
         return [{"mean": mean, "std": std} for mean, std in zip(means_N.tolist(), stds_N.tolist(), strict=True)]
+    size = images_NHWC[0].size
+    ones = _ones(size)
     facts = []
-    for pixels in images_NHWC.reshape(len(images_NHWC), -1).astype(np.float32):
-        mean = float(np.add.reduce(pixels)) / len(pixels)
+    for image in images_NHWC:
+        pixels = image.reshape(-1).astype(np.float32)
+        mean = float(pixels.dot(ones)) / size  # a sum, in half the time of one
         pixels -= mean
-        facts.append({"mean": mean, "std": sqrt(float(pixels.dot(pixels)) / len(pixels))})
+        facts.append({"mean": mean, "std": sqrt(float(pixels.dot(pixels)) / size)})
     return facts
+
+
+@lru_cache(maxsize=8)
+def _ones(size: int) -> npt.NDArray[np.float32]:
+    return np.ones(size, np.float32)
 
 
 def _check_shape(images_NHWC: Images, model: PackagedModel, limits: Limits) -> None:

@@ -1,8 +1,10 @@
 """Training CIFAR-10 past 77.10 % test accuracy, against five epochs of the lab script labline starts from.
 
-Counted on both sides: the seconds of training. Not counted on either: decoding the images, and evaluating.
-The lab script trains on all 50,000 training images, labline on the 45,000 that are not validation; the accuracy
-is of the 10,000 test images, after the last epoch. labline's settings were chosen on validation.
+labline trains twice: as briefly as the goal allows (`ours`), and for about as long as the script (`in_their_time`, of
+which `share` is its seconds over the script's). Counted on all sides: the seconds of training. Not counted on any:
+decoding the images, and evaluating. The lab script trains on all 50,000 training images, labline on the 45,000 that
+are not validation; the accuracy is of the 10,000 test images, after the last epoch. labline's settings were chosen on
+validation.
 """
 
 from __future__ import annotations
@@ -38,19 +40,46 @@ FAST_SETTINGS = (
     "training.learning_rate=0.5",
     'augmentation.policy=["flip"]',  # in so few epochs crops change no accuracy, and take time
 )
+LONG_SETTINGS = (
+    "model.options={stride=1, stages=[32, 96, 192]}",  # every pixel, fewer channels: better for the same work
+    "training.epochs=7",
+    "training.batch_size=500",
+    "training.optimizer=muon",
+    "training.learning_rate=0.2",
+    "training.momentum=0.6",
+    "training.weight_decay=0.1",
+    "training.warmup=0.0",
+)
+MINUTES = 6
 
 log = logging.getLogger(__name__)
 
 
 def measure() -> dict[str, Any]:
-    """Both sides; `ratio` is labline's seconds to the goal over the script's. Raises LablineError short of the goal."""
+    """All sides; `ratio` is labline's seconds to the goal over the script's. Raises LablineError short of the goal."""
     train, validation, test = _splits()
-    ours = _train_labline(train, validation, test)
+    ours = _train_labline(train, validation, test, FAST_SETTINGS)
     everything = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
     theirs = _train_lab_script(everything, test)
     if ours["accuracy"] <= GOAL:
         raise LablineError(f"labline reached {ours['accuracy']:.2%} on test, not past the goal of {GOAL:.2%}")
-    return {"name": "cifar10", "ratio": ours["seconds"] / theirs["seconds"], "ours": ours, "theirs": theirs}
+    longer = _train_labline(train, validation, test, LONG_SETTINGS)
+    longer["share"] = longer["seconds"] / theirs["seconds"]
+    ratio = ours["seconds"] / theirs["seconds"]
+    return {"name": "cifar10", "ratio": ratio, "ours": ours, "theirs": theirs, "in_their_time": longer}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The three trainings, one a line."""
+    rows = {"lab script": "theirs", "labline, to the goal": "ours", "labline, in their time": "in_their_time"}
+    lines = [f"{'':22}  epochs  seconds  of the script's  test accuracy"]
+    for name, side in rows.items():
+        figures = result[side]
+        share = figures["seconds"] / result["theirs"]["seconds"]
+        lines.append(
+            f"{name:22}  {figures['epochs']:6}  {figures['seconds']:7.1f}  {share:15.2f}  {figures['accuracy']:13.2%}"
+        )
+    return "\n".join(lines)
 
 
 def _splits() -> tuple[Samples, Samples, Samples]:
@@ -65,8 +94,8 @@ def _splits() -> tuple[Samples, Samples, Samples]:
         return dataset.split("train"), dataset.split("validation"), dataset.split("test")
 
 
-def _train_labline(train: Samples, validation: Samples, test: Samples) -> dict[str, Any]:
-    declaration = load_image_usecase("cifar10", Path("usecases"), FAST_SETTINGS)
+def _train_labline(train: Samples, validation: Samples, test: Samples, assignments: tuple[str, ...]) -> dict[str, Any]:
+    declaration = load_image_usecase("cifar10", Path("usecases"), assignments)
     settings, network = declaration.training, declaration.model
     fitted = fit(
         build(network.architecture, 3, 10, 32, network.width, network.depth, network.options, settings.seed),
@@ -82,7 +111,7 @@ def _train_labline(train: Samples, validation: Samples, test: Samples) -> dict[s
         "seconds": float(fitted.history["seconds"].sum()),
         "accuracy": float((predict_logits(fitted.model, test[0]).argmax(axis=1) == test[1]).mean()),
         "epochs": len(fitted.history),
-        "settings": list(FAST_SETTINGS),
+        "settings": list(assignments),
     }
 
 

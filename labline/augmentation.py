@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +17,28 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from labline.usecase import ImageTransform
+if TYPE_CHECKING:
+    from labline.usecase import ImageTransform
 
 Transform = Callable[[torch.Tensor, float, torch.Generator], torch.Tensor]
 
 
 def augment(
-    images_NCHW: torch.Tensor, policy: Sequence[ImageTransform], strength: float, generator: torch.Generator
+    images_NCHW: torch.Tensor,
+    policy: Sequence[ImageTransform],
+    strength: float,
+    generator: torch.Generator,
+    mirrored_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Pass every image through the policy's transforms, in the fixed order of TRANSFORMS.
 
-    `mixup` and `cutmix` change labels too and are left to `mix`. The input is never written to.
+    `mirrored_N` says which images `flip` mirrors; without it, chance does. `mixup` and `cutmix` change labels too and
+    are left to `mix`. The input is never written to.
     """
     for name, transform in TRANSFORMS.items():
-        if name in policy:
+        if name == "flip" and name in policy and mirrored_N is not None:
+            images_NCHW = torch.where(mirrored_N.view(-1, 1, 1, 1), images_NCHW.flip(-1), images_NCHW)
+        elif name in policy:
             images_NCHW = transform(images_NCHW, strength, generator)
     return images_NCHW
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,15 @@ from labline.errors import BadInput
 from labline.evaluation import classification_metrics
 from labline.models.classifier import ImageClassifier
 from labline.models.cnn import fit_whitening
-from labline.usecase import Augmentation, Metric, Training
 
+if TYPE_CHECKING:
+    from labline.usecase import Augmentation, Metric, Training
+
+METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 Samples = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 WHITENING_SAMPLES = 5000  # of airbench, Jordan 2024, arXiv:2404.00498
+RESIDENT_SHARE = 0.5  # of the GPU's free memory that training images may take
 
 
 class ImageClassification:
@@ -37,7 +41,7 @@ class ImageClassification:
     """
 
     unit = "images"
-    metrics: Mapping[str, Literal["higher", "lower"]] = dict.fromkeys(get_args(Metric), "higher")
+    metrics: Mapping[str, Literal["higher", "lower"]] = dict.fromkeys(METRICS, "higher")
 
     def __init__(
         self,
@@ -45,35 +49,49 @@ class ImageClassification:
         train: Samples,
         validation: Samples,
         settings: Training,
-        augmentation: Augmentation,
+        augmentation: Augmentation | None,
         device: torch.device,
     ) -> None:
         self.classes = _check(backbone, train, validation, settings)
-        self.train, self.validation, self.settings, self.augmentation = train, validation, settings, augmentation
-        self.device, self.samples = device, len(train[1])
+        self.train, self.validation, self.settings = train, validation, settings
+        self.policy, self.strength = (augmentation.policy, augmentation.strength) if augmentation else ([], 0.0)
+        self.device, self.samples, self.epoch = device, len(train[1]), 0
         self.select: str = settings.select
         model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device)
         self.model = model.to(memory_format=torch.channels_last)
         self.backbone = model.backbone
-        self.images_NHWC, self.targets_N = _tensor(train[0]), torch.from_numpy(np.ascontiguousarray(train[1]))
+        self.images_NHWC = _resident(_tensor(train[0]), device)
+        self.targets_N = torch.from_numpy(np.ascontiguousarray(train[1]))
         self.class_weights_K = class_weights(self.targets_N, self.classes)
+        # Of each image, whether the first epoch mirrors it; every other epoch then shows its other side.
+        self.mirrored_N = torch.rand(self.samples, generator=torch.Generator().manual_seed(settings.seed)) < 0.5
         some_NHWC = self.images_NHWC[:: -(-len(self.images_NHWC) // WHITENING_SAMPLES)]  # of all classes, where sorted
         fit_whitening(backbone, model.normalize(some_NHWC.to(device)))
 
-    def order(self, generator: torch.Generator) -> torch.Tensor:
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """Positions of one epoch: shuffled, or drawn with every class equally likely."""
+        self.epoch = epoch
         if self.settings.imbalance == "sampler":
             return balanced_order(self.targets_N, self.class_weights_K, generator)
         return torch.randperm(self.samples, generator=generator, device=generator.device)
 
     def batch(self, positions_B: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised, augmented float images B x C x H x W, channels last, with class indices or probabilities."""
-        images_BCHW = self.model.normalize(self.images_NHWC[positions_B].to(self.device))
+        images_BCHW = self.model.normalize(self.images_NHWC[positions_B.to(self.images_NHWC.device)].to(self.device))
         targets = self.targets_N[positions_B].to(self.device)
-        policy, strength = self.augmentation.policy, self.augmentation.strength
-        images_BCHW = augment(images_BCHW, policy, strength, generator)
+        policy, strength = self.policy, self.strength
+        images_BCHW = augment(images_BCHW, policy, strength, generator, self._mirrored(positions_B))
         images_BCHW, targets = mix(images_BCHW, targets, self.classes, policy, strength, generator)
         return images_BCHW.contiguous(memory_format=torch.channels_last), targets
+
+    def _mirrored(self, positions_B: torch.Tensor) -> torch.Tensor | None:
+        """Alternating flip of Jordan 2024 (arXiv:2404.00498, section 3.6): two epochs show both sides of all images.
+
+        Chance shows one side twice to half of them. Where images are drawn anew, some many times, it is left to chance.
+        """
+        if self.settings.imbalance == "sampler":
+            return None
+        return (self.mirrored_N[positions_B] ^ (self.epoch % 2 == 1)).to(self.device)
 
     def loss(self, logits_BK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross entropy in nats, with the declared smoothing and class weights."""
@@ -102,7 +120,7 @@ class ImageClassification:
 
     def identity(self) -> Iterator[bytes | memoryview]:
         """All that decides the result beside settings and network."""
-        yield self.augmentation.model_dump_json().encode()
+        yield repr((self.policy, self.strength)).encode()
         for images, targets in (self.train, self.validation):
             yield repr(images.shape).encode()
             yield np.ascontiguousarray(images).data
@@ -181,6 +199,13 @@ def _check(backbone: nn.Module, train: Samples, validation: Samples, settings: T
     if settings.select == "roc_auc" and len(np.unique(validation[1])) < 2:
         raise BadInput('[training] select = "roc_auc" needs two classes in the validation split; use accuracy')
     return int(classes)
+
+
+def _resident(images_NHWC: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The images on a GPU that has room for them, so that no step waits for a copy; where they are otherwise."""
+    if device.type != "cuda" or images_NHWC.numel() > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return images_NHWC
+    return images_NHWC.to(device)
 
 
 def _tensor(images: npt.NDArray[np.uint8]) -> torch.Tensor:

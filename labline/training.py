@@ -30,7 +30,10 @@ from labline.errors import BadInput, LablineError, nearest
 from labline.image_classification import ImageClassification, Samples, fit_temperature, predict_logits
 from labline.models.classifier import ImageClassifier
 from labline.models.weights import restore_weights
-from labline.usecase import Augmentation, Training
+from labline.muon import Muon
+
+if TYPE_CHECKING:
+    from labline.usecase import Augmentation, Training
 
 __all__ = [
     "Epoch",
@@ -51,7 +54,7 @@ log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
 Better = Literal["higher", "lower"]
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +110,8 @@ class Objective(Protocol[Network]):
     metrics: Mapping[str, Better]
     select: str
 
-    def order(self, generator: torch.Generator) -> torch.Tensor:
-        """N positions of training samples: one epoch."""
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        """N positions of training samples: one epoch, counted from 0."""
 
     def batch(self, positions_B: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs of the backbone, augmented, and targets, both on the device."""
@@ -146,7 +149,7 @@ def fit(
     finite.
     """
     device = choose_device(settings.device)
-    objective = ImageClassification(backbone, train, validation, settings, augmentation or Augmentation(), device)
+    objective = ImageClassification(backbone, train, validation, settings, augmentation, device)
     if start_from is not None:
         restore_weights(objective.model, start_from)
     return optimize(objective, settings, checkpoint, on_epoch)
@@ -214,6 +217,7 @@ class _Run(Generic[Network]):
         self.precision = choose_precision(settings.precision, device)
         self.batch_size = min(settings.batch_size, objective.samples)
         self.steps = objective.samples // self.batch_size
+        self.network = _compiled(objective.backbone, device) if settings.compile else objective.backbone
         self.optimizer = _optimizer(objective.backbone, settings, device)
         self.averaged = _averaged(self.model, settings.ema)
         self.epoch_type = _epoch_type(objective)
@@ -233,7 +237,7 @@ class _Run(Generic[Network]):
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.train()
         started = time.perf_counter()
-        order_N = self.objective.order(generator).cpu()[: self.steps * self.batch_size]
+        order_N = self.objective.order(epoch, generator).cpu()[: self.steps * self.batch_size]
         losses = [
             self._step(positions_B, epoch + step / self.steps, generator)
             for step, positions_B in enumerate(torch.split(order_N, self.batch_size))
@@ -265,7 +269,7 @@ class _Run(Generic[Network]):
             share = learning_rate_share(progress, self.settings.schedule, self.settings.warmup)
             group["lr"] = self.settings.learning_rate * share
         with self._autocast():
-            outputs = self.objective.backbone(inputs)
+            outputs = self.network(inputs)
         loss = self.objective.loss(outputs.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -348,18 +352,45 @@ def _check_finite(values: list[float], what: str, epoch: int, settings: Training
 
 
 def _optimizer(network: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
-    """Weight decay acts on weights alone: not on biases and the scales of norms, which have one dimension."""
+    """Weight decay acts on weights alone: not on biases and the scales of norms, which have one dimension.
+
+    Muon's orthogonal steps, and its decay, are for hidden weights: not for those of the output layer, the last.
+    """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    matrices, rest = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+    if settings.optimizer == "muon":
+        hidden = {"params": matrices[:-1], "weight_decay": settings.weight_decay, "orthogonal": True}
+        products = choose_precision("auto", device)
+        return Muon([hidden, {"params": matrices[-1:] + rest}], settings.learning_rate, settings.momentum, products)
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     fused = device.type in ("cpu", "cuda")
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=fused
         )
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.momentum, 0.999), fused=fused)
+
+
+def _compiled(
+    network: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network compiled for batches of one shape, as CUDA graphs on a GPU; as it is where compiling fails."""
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    compiled = torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
+    failed = False
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal failed
+        if not failed:
+            try:
+                return compiled(inputs)
+            except BackendCompilerFailed as error:
+                log.warning("torch.compile failed (%s): training goes on without", str(error).split("\n", 1)[0])
+                failed = True
+        return network(inputs)
+
+    return forward
 
 
 def _averaged(model: nn.Module, decay: float) -> AveragedModel | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from labline.errors import BadInput
 from labline.models import build
 from labline.models.classifier import ImageClassifier
-from labline.usecase import ImageUseCase
+
+if TYPE_CHECKING:
+    from labline.usecase import ImageUseCase
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from labline.errors import BadInput, LablineError
+from labline.image_classification import METRICS, ImageClassification
 from labline.models import build
 from labline.training import (
     Epoch,
@@ -27,7 +29,7 @@ from labline.training import (
     optimize,
     predict_logits,
 )
-from labline.usecase import Augmentation, Training
+from labline.usecase import Augmentation, Metric, Training
 
 FULL = Augmentation(policy=["flip", "crop", "photometric", "noise", "erase", "cutmix"], strength=0.3)
 
@@ -76,6 +78,7 @@ def test_it_learns_and_reports_every_epoch() -> None:
     {"schedule": "constant", "ema": 0.8, "precision": "float32"},
     {"imbalance": "weighted-loss", "label_smoothing": 0.1, "gradient_clip": 1.0},
     {"imbalance": "sampler", "precision": "bfloat16"},
+    {"optimizer": "muon", "learning_rate": 0.05, "momentum": 0.6},
 ])  # fmt: skip
 def test_every_way_of_training_learns(options: dict[str, object]) -> None:
     settings = Training.model_validate({"epochs": 5, "batch_size": 50, "select": "roc_auc"} | options)
@@ -119,7 +122,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
     assert not torch.equal(other.model.backbone.head.weight, train(settings).model.backbone.head.weight)  # type: ignore[union-attr,arg-type]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, optimizer: str) -> None:
     settings = Training.model_validate({"epochs": 5, "batch_size": 50, "optimizer": optimizer, "ema": 0.9})
     checkpoint = tmp_path / "training.pt"
@@ -166,6 +169,56 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> No
     assert_same(after_the_kill, train(settings, augmentation=FULL))
 
 
+def small_network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 8, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)]
+        return nn.Sequential(*layers)
+
+
+def losses(compiled: bool) -> list[float]:
+    settings = Training(epochs=2, batch_size=50, precision="float32", compile=compiled)
+    seen: list[Epoch] = []
+    fit(small_network(), stripes(200), stripes(80, 1), settings, on_epoch=seen.append)
+    return [loss for epoch in seen for loss in epoch.losses]
+
+
+def test_compiling_changes_no_loss() -> None:
+    assert losses(compiled=True) == pytest.approx(losses(compiled=False), rel=1e-4)
+
+
+def test_where_nothing_can_be_compiled_training_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    torch.compiler.reset()
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    with fresh_cache():
+        assert losses(compiled=True) == losses(compiled=False)
+    assert "torch.compile failed" in caplog.text
+
+
+def test_two_epochs_show_both_sides_of_every_image() -> None:
+    samples = stripes(60)
+    objective = ImageClassification(
+        small_network(), samples, samples, Training(epochs=2), Augmentation(policy=["flip"]), torch.device("cpu")
+    )
+    plain = objective.model.normalize(torch.from_numpy(samples[0]))
+    generator = torch.Generator().manual_seed(0)
+    mirrored = []
+    for epoch in range(3):
+        order = objective.order(epoch, generator)
+        images, _ = objective.batch(order, generator)
+        as_it_is = (images == plain[order]).flatten(1).all(dim=1)
+        assert torch.equal(images[~as_it_is], plain[order][~as_it_is].flip(-1))
+        mirrored.append(torch.zeros(60, dtype=torch.bool).scatter(0, order, ~as_it_is))
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert 15 < mirrored[0].sum() < 45
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     settings = Training(epochs=2, batch_size=50)
     first = train(settings, tmp_path / "training.pt")
@@ -197,6 +250,10 @@ def test_early_stopping_keeps_the_best_and_latest_epoch() -> None:
     assert (probabilities == stripes(100, 1)[1]).mean() == pytest.approx(fitted.validation_metric, abs=0.02)
 
 
+def test_every_metric_that_can_be_declared_is_measured() -> None:
+    assert get_args(Metric) == METRICS
+
+
 class Line:
     """The least that `optimize` takes: a straight line through points, scored by error or by agreement."""
 
@@ -210,7 +267,7 @@ class Line:
         self.backbone = self.model[0]
         self.x = torch.linspace(-1, 1, self.samples).unsqueeze(1)
 
-    def order(self, generator: torch.Generator) -> torch.Tensor:
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
         return torch.randperm(self.samples, generator=generator)
 
     def batch(self, positions: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

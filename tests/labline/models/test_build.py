@@ -21,6 +21,17 @@ def test_shipped_networks_take_small_and_large_images(architecture: str, channel
     assert network(torch.randn(4, channels, image_size, image_size)).shape == (4, 6)
 
 
+@pytest.mark.parametrize(("channels", "image_size"), [(1, 9), (1, 28), (3, 32), (3, 33)])
+def test_a_cnn_without_a_stride_sees_every_pixel(channels: int, image_size: int) -> None:
+    network = build("cnn", channels, 6, image_size, options={"stride": 1})
+    images = torch.randn(50, channels, image_size, image_size)
+    fit_whitening(network, images)
+    assert network.whitening(images).shape[2:] == (image_size - 1, image_size - 1)  # type: ignore[operator]
+    assert network(images).shape == (50, 6)
+    with pytest.raises(BadInput, match=r"options.stride = 3: .* a stride of 1 or 2"):
+        build("cnn", 3, 6, 32, options={"stride": 3})
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_width_and_depth_make_a_network_larger(architecture: str) -> None:
     def size(width: float, depth: int) -> int:

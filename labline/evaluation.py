@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ from sklearn import metrics as sklearn_metrics
 
 from labline.errors import BadInput
 from labline.strict_json import nan_to_null
-from labline.usecase import Corruption
+
+if TYPE_CHECKING:
+    from labline.usecase import Corruption
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]

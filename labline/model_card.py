@@ -31,7 +31,7 @@ def model_card(
 ) -> str:
     """Write the card as Markdown.
 
-    `candidates` has one row a compression candidate (see `compression.search.Search`), `chosen` names the
+    `candidates` has one row a compression candidate (see `compression.choice.Search`), `chosen` names the
     released one; `dataset` holds facts to list as they are, such as `{"train images": 1260}`; `parity` is
     max_abs_difference and decision_agreement of the fp32 ONNX file with PyTorch.
     """

@@ -198,7 +198,7 @@ def contact_sheet(before_NHWC: Images, after_NHWC: Images) -> Figure:
 
 
 def pareto(candidates: pd.DataFrame, metric: str = "accuracy", unit: str = "image", loss: bool = False) -> Figure:
-    """Quality against latency and against size; the line joins the candidates that no other one beats.
+    """Quality against latency, where markers grow with the file, and against size; a line joins what no other beats.
 
     `candidates` has name, metric (0 to 1, or a loss, of which less is better), bytes, latency_ms_p50 and chosen
     (bool); `metric` names the figure, `unit` what latency is of.
@@ -209,9 +209,10 @@ def pareto(candidates: pd.DataFrame, metric: str = "accuracy", unit: str = "imag
     left, right = figure.subplots(1, 2, sharey=True)
     quality = candidates["metric"].to_numpy(dtype=np.float64)
     megabytes = candidates["bytes"].to_numpy(dtype=np.float64) / 1e6
-    for axes, cost, label in (
-        (left, candidates["latency_ms_p50"].to_numpy(dtype=np.float64), f"median latency of one {unit}, ms"),
-        (right, megabytes, "size, MB"),
+    areas = 40 + 260 * megabytes / max(megabytes.max(), np.finfo(np.float64).tiny)
+    for axes, cost, label, area in (
+        (left, candidates["latency_ms_p50"].to_numpy(dtype=np.float64), f"median latency of one {unit}, ms", areas),
+        (right, megabytes, "size, MB", np.full(len(megabytes), 80.0)),
     ):
         front = _front(cost, -quality if loss else quality)
         axes.plot(cost[front], quality[front], color=PALE, drawstyle="steps-post", zorder=1, label="not beaten")
@@ -219,8 +220,8 @@ def pareto(candidates: pd.DataFrame, metric: str = "accuracy", unit: str = "imag
             axes.scatter(
                 cost[position],
                 quality[position],
-                s=190 if chosen else 80,
-                marker=MARKERS[position % len(MARKERS)],
+                s=area[position],
+                marker=MARKERS[(position + position // len(COLOURS)) % len(MARKERS)],
                 color=COLOURS[position % len(COLOURS)],
                 edgecolor=INK if chosen else "white",
                 linewidth=2 if chosen else 0.8,
@@ -235,6 +236,7 @@ def pareto(candidates: pd.DataFrame, metric: str = "accuracy", unit: str = "imag
         left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set_ylabel(metric.replace("_", " "), color=INK)
     left.set_title("Compression candidates", loc="left", fontsize=11, fontweight="bold", color=INK)
+    left.set_title("larger marker, larger file", loc="right", fontsize=9, color=INK)
     _legend(right, loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=0.9)
     return figure
 

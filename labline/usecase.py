@@ -9,10 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from labline.errors import nearest
 from labline.monitoring.declaration import Monitoring
 from labline.retraining_declaration import Retraining
+from labline.tuning.declaration import Tuning, check_space
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
 Corruption = Literal["noise", "blur", "brightness"]
+Calibration = Literal["minmax", "percentile", "entropy"]
+CompressionPass = Literal["int8-static", "int8-dynamic", "int8-aware", "prune", "distil"]
 Cost = Literal["latency_ms_p50", "latency_ms_p99", "throughput", "bytes"]
 Figure = Literal[
     Metric, "log_loss", "calibration_error", "accuracy_noise", "accuracy_blur", "accuracy_brightness", Cost
@@ -109,7 +112,7 @@ class Training(Section):
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(128, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0)
     momentum: Fraction = 0.9
     weight_decay: float = Field(0.01, ge=0)
@@ -122,19 +125,32 @@ class Training(Section):
     select: Metric = Field("accuracy", description="the validation metric that decides")
     imbalance: Literal["none", "weighted-loss", "sampler"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = Field(False, description="torch.compile the network: pays on a GPU, and in long runs")
     device: str = "auto"
     seed: int = 0
 
 
 class Compression(Section):
-    """Which smaller candidates are tried, and how much they may lose."""
+    """Which smaller candidates are searched for, and how much they may lose and cost."""
 
-    passes: list[Literal["int8-static", "prune"]] = ["int8-static", "prune"]
+    passes: list[CompressionPass] = ["int8-static", "int8-aware", "prune"]
     max_metric_drop: Fraction = 0.005
-    prune_ratio: float = Field(0.25, gt=0, lt=0.95, description="share of channels removed")
-    finetune_epochs: int = Field(4, ge=0)
+    max_bytes: int | None = Field(None, gt=0, description="largest file that may be chosen")
+    max_latency_ms_p99: float | None = Field(None, gt=0, description="slowest model that may be chosen, for one sample")
+    prune_ratios: list[Annotated[float, Field(gt=0, lt=0.95)]] = Field(
+        [0.25, 0.5, 0.75], description="shares of channels removed; the search halves the list, it does not try all"
+    )
+    student_widths: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.5], description="shares of the declared width that networks taught from scratch have"
+    )
+    finetune_epochs: int | None = Field(None, ge=0, description="of pruned networks; default: a third of training's")
+    calibrations: list[Calibration] = Field(
+        ["minmax", "percentile", "entropy"], min_length=1, description="the second is tried where the first loses"
+    )
     calibration_samples: int = Field(256, ge=8)
+    float_layers: int = Field(3, ge=0, description="layers that may stay in float32 where quantizing them loses most")
     objective: Literal["latency", "throughput", "size"] = "latency"
+    minutes: float = Field(15.0, ge=0, description="after so long no further network is trained")
 
 
 class Export(Section):
@@ -223,11 +239,17 @@ class UseCase(Section):
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
+    tuning: Tuning = Tuning()
 
     @property
     def data_path(self) -> str | None:
         """Where the data lie, if they are not built in."""
         return None
+
+    @model_validator(mode="after")
+    def _space_names_settings(self) -> UseCase:
+        check_space(self.tuning.space, type(self))
+        return self
 
 
 class ImageUseCase(UseCase):

@@ -12,7 +12,7 @@ from labline.errors import LablineError
 from labline.references import CompressedModel, DatasetRef, ExportedModel, TrainedModel
 from labline.usecase import ImageUseCase
 from tasks.stage import stage
-from tasks.tflite import RELEASED, TFLiteRelease, release_tflite
+from tasks.tflite import RELEASED, TFLiteRelease, release_tflite, smaller_network
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def export(
     names = ["model.onnx", "chosen.onnx"]
     tflite = TFLiteRelease()
     if "tflite" in declaration.export.formats:
-        tflite = release_tflite(declaration, data, model, images, workspace)
+        smaller = smaller_network(declaration, compressed, len(data.labels), workspace)
+        tflite = release_tflite(declaration, data, model, images, workspace, smaller)
         names += RELEASED
     digest = hashlib.sha256()
     for name in names:

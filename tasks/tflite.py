@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from labline.errors import LablineError
-from labline.references import Candidate
+from labline.references import Candidate, CompressedModel
 from labline.usecase import Export, ImageUseCase
-from tasks.compress import judge_on_validation
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from labline.compression.search import Search
+    from labline.compression.choice import Search
     from labline.data.dataset import Dataset
     from labline.export.parity import Parity
     from labline.models.classifier import ImageClassifier
@@ -32,6 +32,21 @@ def require_formats(settings: Export) -> None:
 
     if "tflite" in settings.formats:
         require_tflite()
+
+
+def smaller_network(
+    declaration: ImageUseCase, compressed: CompressedModel, classes: int, workspace: Workspace
+) -> dict[str, ImageClassifier]:
+    """The pruned or taught network whose ONNX file was chosen, by its name: converting all of them takes too long.
+
+    Empty where the chosen file has the trained network's own shape.
+    """
+    from labline.compression.reshaping import load_smaller
+    from labline.compression.smaller import WEIGHTS
+
+    name = compressed.chosen.partition("+")[0]
+    path = workspace.resolve(compressed.directory) / f"{name}{WEIGHTS}"
+    return {name: load_smaller(path, declaration, classes)} if path.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,14 @@ def release_tflite(
     model: ImageClassifier,
     images: npt.NDArray[np.uint8],
     workspace: Workspace,
+    smaller: Mapping[str, ImageClassifier],
 ) -> TFLiteRelease:
-    """Leave `model.tflite` (float32) and `chosen.tflite` (float32 or int8) in the workspace.
+    """Leave `model.tflite` (float32) and `chosen.tflite` in the workspace.
 
-    `images` are those parity is shown on. Raises LablineError where the float32 file does not answer as PyTorch does.
+    `images` are those parity is shown on, `smaller` the pruned or taught networks that compete. Raises LablineError
+    where the float32 file does not answer as PyTorch does.
     """
+    from labline.compression.images import judge_on_validation
     from labline.compression.tflite import search_tflite
     from labline.export.parity import parity_of
     from labline.export.tflite_runtime import interpreter, tflite_logits
@@ -66,6 +84,7 @@ def release_tflite(
         calibration_images=data.split("validation")[0],
         evaluate=judge_on_validation(declaration, data),
         directory=workspace.path / "tflite",
+        smaller=smaller,
     )
     candidates = keep_released(found, workspace)
     seen = {
@@ -94,7 +113,7 @@ def keep_released(found: Search, workspace: Workspace) -> list[Candidate]:
     paths = measured.set_index("name")["path"]
     for candidate, name in zip((candidates[0].name, found.chosen), RELEASED, strict=True):
         shutil.copyfile(paths[candidate], workspace.path / name)
-    workspace.table("tflite_candidates", frame.drop(columns="path"), show=10)
+    workspace.table("tflite_candidates", frame.drop(columns="path"), show=20)
     workspace.say(f"TensorFlow Lite: {found.reason}")
     workspace.parameters({"export.tflite_chosen": found.chosen})
     chosen = next(candidate for candidate in candidates if candidate.chosen)

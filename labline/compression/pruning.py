@@ -22,13 +22,15 @@ def prune(model: ImageClassifier, ratio: float, example: torch.Tensor) -> ImageC
     """A copy of the model without the least important `ratio` (0 to 1) of the channels of every layer.
 
     Channels that layers share (residual connections) leave together, by the L2 norm of all their weights; at least that
-    many leave as make the rest a multiple of 8. The output layer and frozen layers keep theirs. `example` is a batch of
-    uint8 NHWC images. The result needs fine-tuning. Raises BadInput for an impossible ratio, LablineError where the
-    architecture cannot be pruned.
+    many leave as make the rest a multiple of 8. The first layer, the output layer and frozen layers keep theirs: what
+    the first one drops no later one can see, and here it alone cost two thirds of what pruning lost. Ranking by Taylor
+    expansion, by the scales of batch norms or over all layers at once was tried, and was no better on the shipped
+    networks. `example` is a batch of uint8 NHWC images. The result needs fine-tuning.
+    Raises BadInput for an impossible ratio, LablineError where the architecture cannot be pruned.
     Source: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", by its authors' library torch-pruning.
     """
     if not 0 < ratio < 1:
-        raise BadInput(f"compression.prune_ratio is {ratio:g}, expected a share of channels between 0 and 1.")
+        raise BadInput(f"compression.prune_ratios has {ratio:g}, expected shares of channels between 0 and 1.")
     pruned = copy.deepcopy(model).cpu().eval()
     images_NHWC = example.cpu()
     frozen = {name for name, parameter in pruned.named_parameters() if not parameter.requires_grad}
@@ -64,7 +66,7 @@ def _remove_channels(backbone: nn.Module, features_NCHW: torch.Tensor, ratio: fl
 
 
 def _kept_whole(backbone: nn.Module, features_NCHW: torch.Tensor, ratio: float) -> list[nn.Module]:
-    """Layers that keep all their channels: the output layer, frozen ones, those too narrow to leave a multiple of 8."""
+    """Layers that keep all their channels: first, last, frozen ones, those too narrow to leave a multiple of 8."""
     layers = [layer for layer in backbone.modules() if isinstance(layer, _Layer)]
     called: list[nn.Module] = []
     hooks = [layer.register_forward_hook(lambda layer, *_: called.append(layer)) for layer in layers]
@@ -74,7 +76,7 @@ def _kept_whole(backbone: nn.Module, features_NCHW: torch.Tensor, ratio: float) 
         hook.remove()
     frozen = [layer for layer in layers if not any(parameter.requires_grad for parameter in layer.parameters())]
     narrow = [layer for layer in layers if layer.weight.shape[0] * (1 - ratio) < CHANNEL_MULTIPLE]
-    return [*called[-1:], *frozen, *narrow]
+    return [*called[:1], *called[-1:], *frozen, *narrow]
 
 
 def _cannot_prune(model: ImageClassifier, reason: str) -> LablineError:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from labline.compression.search import FLOAT32, Lost, Search, Tried, attempt, choose, measured
+from labline.compression.candidates import FLOAT32, Lost, Tried, attempt, measured
+from labline.compression.choice import Search, choose
 from labline.evaluation import classification_metrics
 from labline.export.onnx_runtime import session
 from labline.series.declaration import Features

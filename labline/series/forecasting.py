@@ -140,7 +140,7 @@ class SeriesForecasting:
             self.targets_N = _targets(train).long()
             self.class_weights_K = class_weights(self.targets_N, self.outputs)
 
-    def order(self, generator: torch.Generator) -> torch.Tensor:
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """Positions of one epoch: shuffled, or drawn with every class equally likely."""
         if self.settings.imbalance == "sampler":
             return balanced_order(self.targets_N, self.class_weights_K, generator)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from labline.compression.search import FLOAT32, Search
+from labline.compression.candidates import FLOAT32
+from labline.compression.choice import Search
 from labline.compression.tflite import choose_tflite
 from labline.export.tflite import write_tflite
 from labline.export.tflite_runtime import SUFFIX, interpreter, tflite_answers

@@ -35,7 +35,7 @@ def test_shipped_networks_shrink_to_multiples_of_eight(architecture: str) -> Non
 
 
 def test_the_least_important_channels_leave_and_the_rest_compute_as_before() -> None:
-    first, second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 16, 3)
+    stem, first, second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3), nn.Conv2d(32, 16, 3)
     with torch.no_grad():
         for parameter in (first.weight, first.bias, second.weight.transpose(0, 1)):
             assert parameter is not None
@@ -43,12 +43,19 @@ def test_the_least_important_channels_leave_and_the_rest_compute_as_before() -> 
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
     for layer in (second, head):
         layer.requires_grad_(False)  # frozen layers keep their channels
-    model = classifier(nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), head)).eval()
+    model = classifier(nn.Sequential(stem, nn.ReLU(), first, nn.ReLU(), second, nn.ReLU(), head)).eval()
 
     pruned = prune(model, 0.5, IMAGES)
 
-    assert pruned.backbone[0].out_channels == 16  # type: ignore[index, union-attr]
+    assert pruned.backbone[2].out_channels == 16  # type: ignore[index, union-attr]
     torch.testing.assert_close(pruned(IMAGES), model(IMAGES))
+
+
+def test_the_first_layer_keeps_what_later_ones_could_not_see() -> None:
+    pruned = prune(classifier(build("cnn", 3, 5, 16)), 0.5, IMAGES)
+
+    channels = [layer.out_channels for layer in pruned.backbone.modules() if isinstance(layer, nn.Conv2d)]
+    assert channels == [32, 32, 64, 128]
 
 
 def test_frozen_layers_stay_whole_and_frozen() -> None:
@@ -76,13 +83,15 @@ def test_what_cannot_be_pruned_is_said() -> None:
     class FixedShape(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.convolution, self.head = nn.Conv2d(3, 32, 16), nn.Linear(32, 2)
+            self.stem, self.convolution, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 32, 16), nn.Linear(32, 2)
 
         def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.head(self.convolution(images_NCHW).reshape(-1, 2, 16).reshape(-1, 32))
+            logits: torch.Tensor = self.head(
+                self.convolution(self.stem(images_NCHW)).reshape(-1, 2, 16).reshape(-1, 32)
+            )
             return logits
 
     with pytest.raises(LablineError, match="FixedShape cannot be pruned.*compression.passes"):
         prune(classifier(FixedShape()), 0.3, IMAGES)
-    with pytest.raises(BadInput, match="prune_ratio is 1"):
+    with pytest.raises(BadInput, match="prune_ratios has 1"):
         prune(classifier(FixedShape()), 1.0, IMAGES)

@@ -33,6 +33,10 @@ Who = Annotated[str | None, typer.Option("--who", help="On whose behalf; default
 MlflowPort = Annotated[int, typer.Option("--mlflow-port", min=1, max=65535, help="Port of the MLflow server.")]
 PrefectPort = Annotated[int, typer.Option("--prefect-port", min=1, max=65535, help="Port of the Prefect server.")]
 FirstPort = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the service; others follow it.")]
+Profile = Annotated[
+    str,
+    typer.Option("--profile", help="local, or production: PostgreSQL, Redis, S3 and accounts (docs/production.md)."),
+]
 
 app = typer.Typer(
     name="labline",
@@ -69,9 +73,10 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         except typer.Exit:
             raise
         except Exception as error:
+            from flows.accounts import account_problem
             from tasks.environment import storage_problem
 
-            problem = storage_problem(error)
+            problem = storage_problem(error) or account_problem(error)
             if problem is not None:
                 _fail(str(problem), problem.exit_code, options.get("json", False))
             message = f"{type(error).__name__}: {error}\nThe traceback is in {_write_traceback()}"
@@ -115,6 +120,7 @@ def demo(
     mlflow_port: MlflowPort = 5000,
     prefect_port: PrefectPort = 4200,
     port: FirstPort = 8080,
+    profile: Profile = "local",
     stay: Annotated[
         bool | None,
         typer.Option("--stay/--go", help="At the end, keep everything up until Ctrl-C. Default: in a terminal."),
@@ -130,7 +136,7 @@ def demo(
     from flows.site import Wanted
 
     stays = not json and sys.stdout.isatty() if stay is None else stay
-    run_demo(Wanted(("surface",), mlflow_port, prefect_port, port), stays, json)
+    run_demo(Wanted(("surface",), mlflow_port, prefect_port, port, profile), stays, json)
 
 
 @app.command(name="list")
@@ -425,6 +431,53 @@ def retrain(
 
 @app.command()
 @reporting
+def tune(
+    usecase: Usecase,
+    data: DataPath = None,
+    assignments: Assignments = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Settings tried in all; default: tuning.trials.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.01, metavar="MINUTES", help="Nothing trains for longer.")
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option("--parallel", min=1, metavar="N", help="Trials at once, a process each.")
+    ] = 1,
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--resume", help="Forget what was tried. Default: go on with it, if there is any.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.tuned.toml beside the declaration.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search for better settings of USECASE on its validation split, and write the winner as a declaration.
+
+    The first trial is the declaration itself, so what wins is never worse than it on validation; the others come from
+    \\[tuning.space], or from around the declaration where it has none. Trials that lag behind are ended early. A search
+    that was killed, interrupted or out of time goes on where it was; once it is done, more --trials add to it.
+
+    Examples: [bold]labline tune steel --trials 12[/], [bold]labline tune steel --timeout 30 --parallel 2[/],
+    [bold]labline tune steel --set 'tuning.space.model.width={low=0.5, high=2.0}'[/], then
+    [bold]labline run steel.tuned[/]
+    """
+    from flows.tune import run_tuning
+
+    options = {
+        "data": data,
+        "assignments": assignments or [],
+        "trials": trials,
+        "timeout_minutes": timeout,
+        "parallel": parallel,
+        "fresh": fresh,
+        "out": str(out) if out else None,
+    }
+    run_tuning(usecase, options, json)
+
+
+@app.command()
+@reporting
 def simulate(
     usecase: RegisteredName,
     drift: Annotated[
@@ -591,12 +644,15 @@ def delete_feedback(
     context: typer.Context,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Id of a prediction. Repeatable.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Text file with one id a line.")] = None,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Delete the training sets too that hold their images.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Delete predictions for good, with their inputs, labels and shadows; what is still to be stored included."""
     from flows.feedback import delete_feedback as delete
 
-    delete(_usecase_of(context), ids or [], file, json)
+    delete(_usecase_of(context), ids or [], file, json, copies)
 
 
 @feedback_app.command(name="retain")
@@ -724,6 +780,7 @@ def up(
     mlflow_port: MlflowPort = 5000,
     prefect_port: PrefectPort = 4200,
     port: FirstPort = 8080,
+    profile: Profile = "local",
     detach: Annotated[bool, typer.Option("--detach", help="Go on behind the terminal, until labline down.")] = False,
     json: Json = False,
 ) -> None:
@@ -737,7 +794,49 @@ def up(
     from flows.site import Wanted
     from flows.up import run_up
 
-    run_up(Wanted(tuple(usecases or ()), mlflow_port, prefect_port, port), detach, json)
+    run_up(Wanted(tuple(usecases or ()), mlflow_port, prefect_port, port, profile), detach, json)
+
+
+@app.command()
+@reporting
+def deploy(
+    usecases: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="USECASE...", help="Names, or paths of .toml; default: all of prefect.yaml."),
+    ] = None,
+    pool: Annotated[str, typer.Option("--pool", help="The work pool whose workers run them.")] = "local",
+    kind: Annotated[str, typer.Option("--kind", help="process, docker or kubernetes: where its runs are.")] = "process",
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=0, help="GPUs of each run that trains; default: as declared, 1.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Put use cases on the Prefect server: a training each and, for your own, a monitoring every hour.
+
+    What trains goes to the queue gpu of the work pool, everything else to cpu. The pool is made where there is none.
+
+    Examples: [bold]labline deploy[/], [bold]labline deploy parts.toml castings.toml[/],
+    [bold]labline deploy --pool cluster --kind kubernetes[/]
+    """
+    from flows.deploy import run_deploy
+
+    run_deploy(usecases or [], pool, kind, gpus, json)
+
+
+@app.command()
+@reporting
+def worker(
+    pool: Annotated[str, typer.Option("--pool", help="The work pool to take flow runs from.")] = "local",
+    queue: Annotated[str | None, typer.Option("--queue", help="gpu or cpu; default: both.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Flow runs at once; default: all.")] = None,
+) -> None:
+    """Run deployed flows for the Prefect server in PREFECT_API_URL, as processes of this machine, until Ctrl-C.
+
+    labline up has a worker of its own; this is for another machine, or for a container.
+    """
+    from flows.worker import work
+
+    work(pool, queue, limit)
 
 
 @app.command()

@@ -16,13 +16,13 @@ def list_usecases(json: bool) -> None:
     from rich.table import Column, Table
 
     from flows.console import print_json_line
-    from labline.declaration import load_usecase
+    from labline.declaration import load_usecase, shipped_names
 
     load_environment()
     registered = registered_names()
     rows: list[dict[str, Any]] = []
-    for path in sorted(USECASES.glob("*.toml")):
-        declaration = load_usecase(path.stem, USECASES)
+    for name in shipped_names(USECASES):
+        declaration = load_usecase(name, USECASES)
         row = {"usecase": declaration.name, "title": declaration.title, "data": _data_state(declaration.data_path)}
         rows.append(row | _versions(declaration.name, declaration.name in registered))
     for name in sorted(registered - {row["usecase"] for row in rows}):

@@ -31,17 +31,25 @@ def load_usecase(name_or_path: str, folder: Path, assignments: Iterable[str] = (
     `data` overrides `data.path`. Raises BadInput naming the file, the key, what was expected and the
     nearest valid name.
     """
-    path = _find(name_or_path, folder)
+    path, declared = read_declaration(name_or_path, folder, assignments, data)
+    kind = _kind(declared, path)
+    try:
+        return kind.model_validate(declared)
+    except ValidationError as error:
+        raise BadInput(explain(error, path, kind)) from None
+
+
+def read_declaration(
+    name_or_path: str, folder: Path, assignments: Iterable[str] = (), data: str | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """The file, and what it says with its overrides: as declared, without defaults and not yet checked."""
+    path = find_declaration(name_or_path, folder)
     declared = _parse(path)
     for assignment in assignments:
         _assign(declared, assignment)
     if data is not None:
         _section(declared, ["data"], f"--data {data}")["path"] = data
-    kind = _kind(declared, path)
-    try:
-        return kind.model_validate(declared)
-    except ValidationError as error:
-        raise BadInput(_explain(error, path, kind)) from None
+    return path, declared
 
 
 def load_image_usecase(
@@ -73,7 +81,13 @@ def _kind(declared: Mapping[str, Any], path: Path) -> type[UseCase]:
     return MODALITIES[modality]
 
 
-def _find(name_or_path: str, folder: Path) -> Path:
+def shipped_names(folder: Path) -> list[str]:
+    """The use cases that a folder declares, sorted; what `labline tune` writes, NAME.tuned.toml, is another NAME."""
+    return sorted(path.stem for path in folder.glob("*.toml") if "." not in path.stem)
+
+
+def find_declaration(name_or_path: str, folder: Path) -> Path:
+    """The file of a use case; raises BadInput where there is none, with the nearest name that there is."""
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.is_file():
@@ -81,8 +95,8 @@ def _find(name_or_path: str, folder: Path) -> Path:
         return path
     path = folder / f"{name_or_path}.toml"
     if not path.is_file():
-        shipped = [found.stem for found in folder.glob("*.toml")]
-        raise BadInput(f"no use case named {name_or_path!r} in {folder}: {nearest(name_or_path, shipped)}")
+        hint = nearest(name_or_path, shipped_names(folder))
+        raise BadInput(f"no use case named {name_or_path!r} in {folder}: {hint}")
     return path
 
 
@@ -113,7 +127,8 @@ def _section(declared: dict[str, Any], parts: list[str], flag: str) -> dict[str,
     return declared
 
 
-def _explain(error: ValidationError, path: Path, kind: type[UseCase]) -> str:
+def explain(error: ValidationError, path: Path | str, kind: type[UseCase]) -> str:
+    """What pydantic refused, a line a problem: the key, what was expected, the nearest valid name."""
     lines = [_explain_one(dict(problem), kind) for problem in error.errors()]
     return f"{path} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
 

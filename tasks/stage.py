@@ -2,6 +2,8 @@
 
 A stage's key is made of the parts of the declaration it reads, the digests of its inputs and the
 sources it depends on. When a stage runs although an earlier result exists, it can say what changed.
+Where an object storage stands behind the storage root, what has ended there under the same key, on whatever
+machine, is taken as if it had ended here.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any, Generic, TypeVar
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
+from prefect.results import get_result_store
+from prefect.serializers import JSONSerializer
 
 from labline.errors import LablineError
 from labline.references import Reference
@@ -27,6 +31,7 @@ from labline.usecase import UseCase
 from tasks.environment import storage_problem, storage_root
 from tasks.observer import StageRecord
 from tasks.recording import Recording, current_recording
+from tasks.sharing import adopt, bring_checkpoint, drop_checkpoint, evidence, is_here, share
 from tasks.workspace import Workspace
 
 Result = TypeVar("Result", bound=Reference)
@@ -50,25 +55,30 @@ class Stage(Generic[Result]):
         recording.observer.started(self.name)
         begun = time.perf_counter()
         parts = self._key_parts(declaration, inputs)
-        folder = self._folder(parts)
-        complete = folder.is_dir() and not recording.fresh
-        reason = "" if complete else self._why(folder, parts, declaration.name)
+        name = self._name(parts)
         try:
+            complete = not recording.fresh and (is_here(name) or self._adopt(name, parts))
+            reason = "" if complete else self._why(storage_root() / name, parts, declaration.name)
             result, cached = self._run(declaration, inputs, parts, refresh=not complete)
             if cached and not self.still_valid(result):
                 reason = "its result is gone"
                 result, cached = self._run(declaration, inputs, parts, refresh=True)
+            self._share(name, result)
+            if cached:
+                recording.defer(self.name, evidence(name))
         except BaseException as error:
             recording.observer.failed(self.name)
             problem = storage_problem(error)
             if problem is not None:
                 raise problem from error
             raise
-        if cached:
-            recording.defer(self.name, folder)
         seconds = time.perf_counter() - begun
         recording.finished(StageRecord(self.name, seconds, cached, result.figure, reason))
         return result
+
+    def key(self, declaration: UseCase, *inputs: Reference) -> str:
+        """A digest of all that decides the stage's result."""
+        return _digest(self._key_parts(declaration, inputs))
 
     def _run(
         self, declaration: UseCase, inputs: Sequence[Reference], parts: dict[str, Any], refresh: bool
@@ -77,8 +87,23 @@ class Stage(Generic[Result]):
         state: Any = prefect_task(declaration, list(inputs), return_state=True)
         return state.result(), state.name == "Cached"
 
+    def _adopt(self, name: str, parts: dict[str, Any]) -> bool:
+        """Let Prefect find the result of what ended on another machine; False where nothing did."""
+        published = adopt(name)
+        if published is None:
+            return False
+        results: Any = get_result_store()  # typed as if it might be awaited
+        store = results.update_for_task(self._task(parts))
+        store.write(JSONSerializer().loads(published.result.encode()), key=self._key(parts))
+        return True
+
+    def _share(self, name: str, result: Result) -> None:
+        """Publish what has ended here, or had ended when the object storage could not be reached."""
+        if share(name, lambda: JSONSerializer().dumps(result).decode()) and self.resumes:
+            drop_checkpoint(name)
+
     def _task(self, parts: dict[str, Any]) -> Task[..., Any]:
-        key = f"{self.name}-{_digest(parts)}"
+        key = self._key(parts)
 
         def run(declaration: UseCase, inputs: list[Reference]) -> Result:
             return self._execute(declaration, inputs, parts)
@@ -97,13 +122,15 @@ class Stage(Generic[Result]):
 
     def _execute(self, declaration: UseCase, inputs: Sequence[Reference], parts: dict[str, Any]) -> Result:
         recording = current_recording()
-        folder = self._folder(parts)
+        name = self._name(parts)
+        folder = storage_root() / name
         partial = folder.with_name(folder.name + ".partial")
         if partial.exists() and (recording.fresh or not self.resumes):
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        name = str(folder.relative_to(storage_root()))
-        workspace = Workspace(self.name, storage_root(), name, partial, recording)
+        if self.resumes and not recording.fresh:
+            bring_checkpoint(name, partial)
+        workspace = Workspace(self.name, storage_root(), name, partial, recording, self.resumes)
         try:
             result = self.function(declaration, *inputs, workspace=workspace)
         except LablineError as error:
@@ -129,8 +156,13 @@ class Stage(Generic[Result]):
             "source": _sources(self.function.__module__),
         }
 
-    def _folder(self, parts: dict[str, Any]) -> Path:
-        return storage_root() / "stages" / self.name / _digest(parts)[:20]
+    def _name(self, parts: dict[str, Any]) -> str:
+        """The stage's folder, relative to the storage root."""
+        return f"stages/{self.name}/{_digest(parts)[:20]}"
+
+    def _key(self, parts: dict[str, Any]) -> str:
+        """What Prefect keeps the result under."""
+        return f"{self.name}-{_digest(parts)}"
 
     def _why(self, folder: Path, parts: dict[str, Any], usecase: str) -> str:
         """What changed since this stage last ran for this use case."""
@@ -214,14 +246,24 @@ def _sources(module: str) -> dict[str, str]:
 
 # How stages are run, not what they compute: a change here must not retrain anybody's model.
 _SCAFFOLDING = {
-    f"tasks.{name}" for name in ("stage", "recording", "workspace", "environment", "observer", "lineage")
-} | {
+    "tasks.stage",
+    "tasks.recording",
+    "tasks.workspace",
+    "tasks.environment",
+    "tasks.running",
+    "tasks.observer",
+    "tasks.lineage",
+    "tasks.sharing",
+    "tasks.publication",
+    "tasks.local_cache",
+    "tasks.object_storage",
     "tasks",
     "labline",
     "labline.errors",
     "labline.usecase",
     "labline.series.usecase",
     "labline.series.declaration",
+    "labline.tuning.declaration",
     "labline.references",
 }
 
@@ -233,9 +275,16 @@ def _import_graph() -> Any:
     return grimp.build_graph("labline", "tasks", cache_dir=None)
 
 
+@cache
 def _module_file_digest(name: str) -> str:
-    specification = find_spec(name)
-    return file_digest(Path(specification.origin))[:16] if specification and specification.origin else ""
+    """Empty where there is no such file. find_spec would import the packages above: labline.models takes torch."""
+    package, *parts = name.split(".")
+    specification = find_spec(package)
+    if specification is None or specification.origin is None:
+        return ""
+    place = Path(specification.origin).parent.joinpath(*parts)
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return file_digest(path)[:16] if path.is_file() else ""
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

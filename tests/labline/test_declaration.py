@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labline.declaration import as_toml, expand, load_usecase
+from labline.declaration import as_toml, expand, load_usecase, shipped_names
 from labline.errors import BadInput
 from labline.usecase import ImageUseCase
 
@@ -36,9 +36,16 @@ def declare(tmp_path: Path):
     return write
 
 
-@pytest.mark.parametrize("path", sorted(USECASES.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_shipped_declaration_can_be_used(path: Path) -> None:
-    assert load_usecase(path.stem, USECASES).name == path.stem
+@pytest.mark.parametrize("name", shipped_names(USECASES))
+def test_every_shipped_declaration_can_be_used(name: str) -> None:
+    assert load_usecase(name, USECASES).name == name
+
+
+def test_what_tuning_wrote_is_no_use_case_of_its_own(tmp_path: Path) -> None:
+    for name in ("steel.toml", "steel.tuned.toml", "cifar10.toml"):
+        (tmp_path / name).write_text((USECASES / "steel.toml").read_text())
+    assert shipped_names(tmp_path) == ["cifar10", "steel"]
+    assert load_usecase("steel.tuned", tmp_path).name == "steel"
 
 
 def test_a_declaration_of_ones_own_needs_little(declare) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from flows.accounts import prefect_account
 from labline.errors import LablineError
 
 API_SECONDS = 10.0
@@ -19,7 +20,7 @@ def run_deployed(prefect: str, deployment: str, parameters: dict[str, Any], with
 
     Raises LablineError where there is no such deployment, where the run ends otherwise, or does not end in time.
     """
-    with httpx.Client(base_url=f"{prefect}/api", timeout=API_SECONDS) as client:
+    with httpx.Client(base_url=f"{prefect}/api", auth=prefect_account(), timeout=API_SECONDS) as client:
         try:
             found = client.get(f"/deployments/name/{deployment}")
             if found.status_code == httpx.codes.NOT_FOUND:

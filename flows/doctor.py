@@ -13,9 +13,10 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from flows.accounts import check_accounts
 from labline.errors import LablineError
 from labline.export.tflite_runtime import MODULES
-from tasks.environment import PROJECT, USECASES, load_environment
+from tasks.environment import PROJECT, USECASES, load_environment, local_databases
 
 STACK = ("prefect", "mlflow", "torch", "torchvision", "onnx", "onnxruntime", "pandas", "great-expectations")
 ENOUGH_BYTES = 5 * 2**30
@@ -43,6 +44,7 @@ def examine(repair: bool, json: bool) -> None:
         _packages,
         _storage,
         _servers,
+        _accounts,
         _devices,
         _usecases,
         partial(_registry, repair),
@@ -89,6 +91,22 @@ def _storage() -> Iterator[Finding]:
     free = shutil.disk_usage(store).free
     advice = "" if free >= ENOUGH_BYTES else "less than 5 GiB are free: free space or set LABLINE_STORE elsewhere"
     yield Finding("storage root", not advice, f"{store}, {free / 2**30:.1f} GiB free", advice)
+    yield from _object_storage()
+
+
+def _object_storage() -> Iterator[Finding]:
+    """Whether what is behind the storage root can be written and read."""
+    from tasks.object_storage import opened, probe
+
+    storage = opened()
+    if storage is None:
+        return
+    try:
+        yield Finding("object storage", True, f"{storage.url}, written and read in {probe(storage):.2f} s")
+    except LablineError as error:
+        yield Finding("object storage", False, storage.url, str(error))
+    if databases := local_databases():
+        yield Finding("databases", True, f"{', '.join(databases)}: on this machine alone, not in the object storage")
 
 
 def _servers() -> Iterator[Finding]:
@@ -96,6 +114,13 @@ def _servers() -> Iterator[Finding]:
     yield _server("mlflow", tracking, "/health", "MLFLOW_TRACKING_URI", "labline ui serves its pages")
     prefect = os.environ.get("PREFECT_API_URL", "")
     yield _server("prefect", prefect, "/health", "PREFECT_API_URL", "labline ui serves its pages")
+
+
+def _accounts() -> Iterator[Finding]:
+    try:
+        check_accounts(os.environ.get("PREFECT_API_URL", ""), os.environ.get("MLFLOW_TRACKING_URI", ""))
+    except LablineError as error:
+        yield Finding("accounts", False, "refused", str(error))
 
 
 def _server(name: str, address: str, health: str, variable: str, embedded: str) -> Finding:
@@ -126,13 +151,13 @@ def _devices() -> Iterator[Finding]:
 
 
 def _usecases() -> Iterator[Finding]:
-    from labline.declaration import load_usecase
+    from labline.declaration import load_usecase, shipped_names
 
-    for path in sorted(USECASES.glob("*.toml")):
+    for name in shipped_names(USECASES):
         try:
-            load_usecase(path.stem, USECASES)
+            load_usecase(name, USECASES)
         except LablineError as error:
-            yield Finding(f"declaration {path.stem}", False, "cannot be used", str(error))
+            yield Finding(f"declaration {name}", False, "cannot be used", str(error))
     if not os.environ.get("LABLINE_DATA"):
         yield Finding(
             "LABLINE_DATA", True, f"not set: steel, pneumonia and cifar10 need it (see {PROJECT / 'README.md'})"

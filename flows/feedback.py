@@ -38,8 +38,13 @@ def show_feedback(usecase: str, json: bool) -> None:
     report(told, summary, json)
 
 
-def delete_feedback(usecase: str, ids: Sequence[str], file: Path | None, json: bool) -> None:
-    """Delete predictions by id for good, with their inputs, labels and shadows."""
+def delete_feedback(usecase: str, ids: Sequence[str], file: Path | None, json: bool, copies: bool = False) -> None:
+    """Delete predictions by id for good, with their inputs, labels and shadows.
+
+    Training sets that hold any of them are named; with `copies` they are deleted too.
+    """
+    from tasks.training_copies import copies_of, delete_copies
+
     chosen = list(dict.fromkeys([*ids, *(_lines(file) if file else ())]))
     if not chosen:
         raise BadInput("nothing to delete: --id ID, which may be repeated, or --file with one id a line, was expected")
@@ -56,20 +61,26 @@ def delete_feedback(usecase: str, ids: Sequence[str], file: Path | None, json: b
     told = (
         f"{usecase}: {deleted:,} predictions are deleted, shadows counted; none of the {len(chosen):,} ids comes back"
     )
-    report(told, {"usecase": usecase, "ids": len(chosen), "deleted": deleted}, json)
+    holding = copies_of(chosen)
+    if holding and copies:
+        delete_copies(holding)
+        told += f"\n{len(holding)} training sets that held them are deleted: {_listed(holding)}"
+    elif holding:
+        told += (
+            f"\n{len(holding)} training sets still hold their images, --copies deletes those too: {_listed(holding)}"
+        )
+    found = {"copies": [str(folder) for folder in holding], "copies_deleted": copies}
+    report(told, {"usecase": usecase, "ids": len(chosen), "deleted": deleted, **found}, json)
 
 
 def retain_feedback(usecase: str, days: float | None, json: bool) -> None:
     """Delete what is older than so many days; without a number, than the version in Production declares."""
-    if days is None:
-        from tasks.staged import staged_version
-        from tasks.version import fetch_version
+    from tasks.retaining import retain
 
-        days = fetch_version(*staged_version(usecase)).declaration.serving.retention_days
-    with opened_store() as store:
-        deleted = store.retain(usecase, days)
-    told = f"{usecase}: {deleted:,} predictions older than {days:g} days are deleted, shadows counted"
-    report(told, {"usecase": usecase, "days": days, "deleted": deleted}, json)
+    load_environment()
+    retained = retain(usecase, days)
+    told = f"{usecase}: {retained.deleted:,} predictions older than {retained.days:g} days are deleted, shadows counted"
+    report(told, {"usecase": usecase, **asdict(retained)}, json)
 
 
 def export_feedback(usecase: str, out: Path, since: str | None, json: bool) -> None:
@@ -133,6 +144,10 @@ def opened_store() -> Iterator[FeedbackStore]:
     load_environment()
     with opened_feedback() as store:
         yield store
+
+
+def _listed(folders: Sequence[Path]) -> str:
+    return ", ".join(str(folder.relative_to(storage_root())) for folder in folders)
 
 
 def _lines(file: Path) -> list[str]:

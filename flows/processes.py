@@ -130,6 +130,15 @@ def taken(port: int) -> str:
     return ""
 
 
+def free_ports(count: int) -> list[int]:
+    """So many different ports of loopback that nobody uses; all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def _found(pids: Iterable[int]) -> list[psutil.Process]:
     found = []
     for pid in pids:

@@ -54,7 +54,7 @@ def retraining(
             if gathered is None:
                 return nothing(begun.attempt, "there are too few new labels to learn from")
             attempt = train_challenger(begun.attempt, gathered)
-            if is_older(open_registry(usecase), attempt.version, attempt):
+            if patiently(lambda: is_older(open_registry(usecase), attempt.version, attempt)):
                 return nothing(attempt, f"version {attempt.version} has learned from just this before")
             duel = judge_parts(attempt)
             promote(attempt, who)
@@ -97,15 +97,21 @@ def promote(attempt: Attempt, who: str | None) -> None:
     """Staging, then Production, by the gates of each; what is refused for Production leaves Staging."""
     registry = open_registry(attempt.usecase)
     reason = f"retrained: {attempt.reason}"
-    options: dict[str, Any] = {"version": attempt.version, "reason": reason, "who": who}
-    if stage_of(registry, attempt.version) not in ("Staging", "Production"):
-        patiently(lambda: promotion(attempt.usecase, to="staging", **options))
-    if stage_of(registry, attempt.version) != "Production":
-        try:
-            patiently(lambda: promotion(attempt.usecase, to="production", **options))
-        except RefusedByGate:
+
+    def move_to(stage: str, *there: str) -> None:
+        if stage_of(registry, attempt.version) not in there:
+            promotion(attempt.usecase, attempt.version, stage, reason, who)
+
+    def leave_staging() -> None:
+        if stage_of(registry, attempt.version) == "Staging":
             moving.archive(registry, attempt.version, f"refused for Production; {reason}", who)
-            raise
+
+    patiently(lambda: move_to("staging", "Staging", "Production"))
+    try:
+        patiently(lambda: move_to("production", "Production"))
+    except RefusedByGate:
+        patiently(leave_staging)
+        raise
 
 
 def conclude(attempt: Attempt, gathered: Gathered, duel: Duel) -> dict[str, Any]:

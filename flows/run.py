@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from flows.preloading import collect_rarely, preload
 from labline.series.usecase import SeriesUseCase
 from labline.usecase import UseCase
 from tasks.environment import USECASES, load_environment
@@ -42,20 +43,26 @@ def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterato
 
     load_environment()
     declaration = load_usecase(usecase, USECASES, assignments, data)
-    with embedded_server():
+    with embedded_server(meanwhile=preload):
         yield declaration
 
 
 @contextlib.contextmanager
-def embedded_server() -> Iterator[None]:
-    """Have Prefect's embedded server, where none is configured, start while we import what is needed inside."""
+def embedded_server(meanwhile: Callable[[Callable[[], bool]], None] | None = None) -> Iterator[None]:
+    """Have Prefect's embedded server, where none is configured, start while we import what is needed inside.
+
+    `meanwhile` is called then with a function that says whether there is still something to wait for.
+    """
     _quiet_libraries()
+    collect_rarely()
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(_start_embedded_server)
         yield
+        if meanwhile is not None:
+            meanwhile(lambda: not starting.done())
         starting.result()
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from flows.processes import http
+from flows.accounts import mlflow_account, prefect_account
+from flows.processes import http, marked
 from labline.errors import LablineError
 from tasks.environment import PROJECT
 
@@ -18,8 +19,13 @@ POOL = "local"  # as deployments/prefect.yaml names it
 WORKER = "labline"
 WORKER_QUERY_SECONDS = "2"  # how often the worker asks for runs; Prefect's 10 are felt when somebody waits
 DEPLOYMENTS = PROJECT / "deployments" / "prefect.yaml"
+AUTOMATIONS = PROJECT / "deployments" / "automations.yaml"
 API_SECONDS = 10.0
 MOST_TRIES = 3  # of a flow run whose worker is killed each time
+RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of a flow run's process
+GOING_ON = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+CRASHED = {"type": "CRASHED", "message": "its worker was gone"}
+AGAIN = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "its worker was gone"}
 PREFECT_PAGES = {
     # The pages ask port 4200 unless told otherwise; a relative address holds on any port and behind a tunnel.
     "PREFECT_SERVER_UI_API_URL": "/api",
@@ -80,17 +86,35 @@ def service_command(usecase: str, port: int) -> list[str]:
 def make_pool(prefect: str) -> None:
     """Make the worker's pool where there is none: the worker would, but deployments need not wait for it then."""
     try:
-        answer = http().post(f"{prefect}/api/work_pools/", json={"name": POOL, "type": "process"}, timeout=API_SECONDS)
+        pool, account = {"name": POOL, "type": "process"}, prefect_account()
+        answer = http().post(f"{prefect}/api/work_pools/", json=pool, auth=account, timeout=API_SECONDS)
     except httpx.HTTPError as error:
         raise LablineError(f"the Prefect server at {prefect} does not answer: {error}") from error
     if answer.status_code not in (201, 409):
         raise LablineError(f"the Prefect server at {prefect} made no work pool {POOL}: status {answer.status_code}")
 
 
+def make_automations(prefect: str) -> None:
+    """Make the automations of deployments/automations.yaml that are not there yet, by their names."""
+    import yaml  # type: ignore[import-untyped]
+
+    declared = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+    wanted = {"automations": {"name": {"any_": [automation["name"] for automation in declared]}}}
+    try:
+        with httpx.Client(base_url=f"{prefect}/api", auth=prefect_account(), timeout=API_SECONDS) as client:
+            there = {automation["name"] for automation in _found(client, "automations", wanted)}
+            for automation in declared:
+                if automation["name"] not in there:
+                    client.post("/automations/", json=automation).raise_for_status()
+    except httpx.HTTPError as error:
+        raise LablineError(f"the Prefect server at {prefect} made no automation: {error}") from error
+
+
 def worker_is_ready(prefect: str, begun: float) -> bool:
     """Whether the worker that was started at `begun`, in seconds since 1970, has been heard of."""
     with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
-        asked = http().post(f"{prefect}/api/work_pools/{POOL}/workers/filter", json={}, timeout=API_SECONDS)
+        page, account = f"{prefect}/api/work_pools/{POOL}/workers/filter", prefect_account()
+        asked = http().post(page, json={}, auth=account, timeout=API_SECONDS)
         heard = [worker["last_heartbeat_time"] for worker in asked.json() if worker["name"] == WORKER]
         return any(datetime.fromisoformat(at).timestamp() > begun for at in heard)
     return False
@@ -103,7 +127,7 @@ def in_production(registry: str) -> dict[str, str] | None:
     """
     with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
         page = f"{registry}/api/2.0/mlflow/registered-models/search"
-        asked = http().get(page, params={"max_results": 1000}, timeout=API_SECONDS)
+        asked = http().get(page, params={"max_results": 1000}, auth=mlflow_account(), timeout=API_SECONDS)
         asked.raise_for_status()
         return {
             model["name"]: str(alias["version"])
@@ -114,32 +138,48 @@ def in_production(registry: str) -> dict[str, str] | None:
     return None
 
 
-def go_on_with_stranded(prefect: str, pool: str = POOL) -> list[str]:
-    """Schedule every run anew that is still said to go on in a pool; returns their names.
+def go_on_with_stranded(prefect: str, before: float, pool: str = POOL) -> list[str]:
+    """Schedule anew every run that is said to go on in a pool although its process is gone; returns their names.
 
-    For the moment before the pool's only worker starts. A worker that was killed, or taken down, cannot say so itself,
-    and such a run would keep its deployment's place for ever. Flows are made to be run again: what was done is cached.
-    A run that was begun three times has crashed. Raises LablineError where the Prefect server does not answer.
+    Looked at are runs whose state is of `before` this moment, in seconds since 1970: since when no worker of the pool
+    but those that live has begun any. A worker that was killed, or taken down, cannot say itself how its runs ended,
+    and they would keep their deployment's place for ever (https://github.com/PrefectHQ/prefect/issues/16746); one
+    whose process outlives its worker is left alone. Flows are made to be run again: what was done is cached. A run
+    that was begun three times has crashed. Raises LablineError where the Prefect server does not answer.
     """
-    states = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
-    crashed = {"type": "CRASHED", "message": "its worker was gone"}
-    again = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "its worker was gone"}
     try:
-        with httpx.Client(base_url=f"{prefect}/api/flow_runs", timeout=API_SECONDS) as client:
-            runs = _runs(client, {"flow_runs": states, "work_pools": {"name": {"any_": [pool]}}})
-            for run in runs:
-                for part in _runs(client, {"flow_runs": states | {"parent_flow_run_id": {"any_": [run["id"]]}}}):
-                    _force(client, part, crashed)
-                _force(client, run, again if run["run_count"] < MOST_TRIES else crashed)
+        with httpx.Client(base_url=f"{prefect}/api", auth=prefect_account(), timeout=API_SECONDS) as client:
+            stranded = _stranded(client, before, pool)
+            for run in stranded:
+                parts = {"parent_flow_run_id": {"any_": [run["id"]]}}
+                parts_of_run = _found(client, "flow_runs", {"flow_runs": GOING_ON | parts})
+                for each in (*parts_of_run, run):
+                    tasks = {"flow_runs": {"id": {"any_": [each["id"]]}}, "task_runs": GOING_ON}
+                    for task in _found(client, "task_runs", tasks):
+                        _force(client, "task_runs", task, CRASHED)
+                for part in parts_of_run:
+                    _force(client, "flow_runs", part, CRASHED)
+                _force(client, "flow_runs", run, AGAIN if run["run_count"] < MOST_TRIES else CRASHED)
     except httpx.HTTPError as error:
         raise LablineError(f"the Prefect server at {prefect} does not answer: {error}") from error
-    return [run["name"] for run in runs]
+    return [run["name"] for run in stranded]
 
 
-def _runs(client: httpx.Client, where: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = client.post("/filter", json=where).raise_for_status().json()
+def _stranded(client: httpx.Client, before: float, pool: str) -> list[dict[str, Any]]:
+    """Looked at twice: a process that is gone says nothing more, but may have said how it ended just before."""
+    where = {"flow_runs": GOING_ON, "work_pools": {"name": {"any_": [pool]}}}
+    gone = {
+        run["state_id"]
+        for run in _found(client, "flow_runs", where)
+        if datetime.fromisoformat(run["state"]["timestamp"]).timestamp() < before and not marked(RUN_ID, run["id"])
+    }
+    return [run for run in _found(client, "flow_runs", where) if run["state_id"] in gone] if gone else []
+
+
+def _found(client: httpx.Client, kind: str, where: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.post(f"/{kind}/filter", json=where).raise_for_status().json()
     return found
 
 
-def _force(client: httpx.Client, run: dict[str, Any], state: dict[str, str]) -> None:
-    client.post(f"/{run['id']}/set_state", json={"state": state, "force": True}).raise_for_status()
+def _force(client: httpx.Client, kind: str, run: dict[str, Any], state: dict[str, str]) -> None:
+    client.post(f"/{kind}/{run['id']}/set_state", json={"state": state, "force": True}).raise_for_status()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from flows.accounts import check_accounts
 from flows.processes import READY_WITHIN_SECONDS, answers, end, marked, refuse_taken_port, start, stop, taken
 from flows.servers import (
     WORKER_QUERY_SECONDS,
@@ -17,6 +19,7 @@ from flows.servers import (
     deploy_command,
     go_on_with_stranded,
     in_production,
+    make_automations,
     make_pool,
     mlflow_command,
     prefect_command,
@@ -26,30 +29,37 @@ from flows.servers import (
     worker_is_ready,
 )
 from flows.supervision import Place, Supervisor
-from labline.errors import BadInput, LablineError
+from labline.errors import BadInput, LablineError, nearest
 from tasks.environment import PROJECT
 from tasks.running import MARK, Running, Service, identify, write_running
+from tasks.secrets import VARIABLE as LABLINE_SECRETS
 
-REGISTRY_SECONDS = 2.0  # between two looks at what is in Production
+LOOK_SECONDS = 2.0  # between two looks at what is in Production, and at what has lost its worker
 WORKER_GRACE_SECONDS = 10.0  # its flow runs tell the Prefect server how they ended
 SERVICE_GRACE_SECONDS = 30.0  # it answers what it has begun, and stores what it has noted
 LAST_PORT = 65535
+PROFILES = ("local", "production")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for; no `usecases` are all that have a version in Production, `port` is the first service's."""
+    """What was asked for; no `usecases` are all that have a version in Production, `port` is the first service's.
+
+    The servers are those of the `profile`: embedded databases, or what runs in production.
+    """
 
     usecases: tuple[str, ...] = ()
     mlflow_port: int = 5000
     prefect_port: int = 4200
     port: int = 8080
+    profile: str = PROFILES[0]
 
     def options(self) -> list[str]:
         """As words of the command line."""
-        ports = {"mlflow-port": self.mlflow_port, "prefect-port": self.prefect_port, "port": self.port}
+        ports: dict[str, int | str] = {"mlflow-port": self.mlflow_port, "prefect-port": self.prefect_port}
+        ports |= {"port": self.port, "profile": self.profile}
         asked = [f"--usecase={usecase}" for usecase in self.usecases]
-        return [f"--{name}={port}" for name, port in ports.items()] + asked
+        return [f"--{name}={value}" for name, value in ports.items()] + asked
 
 
 @dataclass
@@ -69,6 +79,8 @@ class Site:
     deploying: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.wanted.profile not in PROFILES:
+            raise BadInput(f"--profile {self.wanted.profile}: {nearest(self.wanted.profile, PROFILES)}")
         self.supervisor = Supervisor(self.said, self.write)
         tracking, registry = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_REGISTRY_URI"]
         api = os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
@@ -76,6 +88,7 @@ class Site:
         self.prefect = self._address("prefect", api, self.wanted.prefect_port)
         self.registry = registry if registry.startswith("http") else self.mlflow
         self.addresses = client_environment(self.mlflow, self.prefect)
+        self.groups = self._profile()
         own = {"MLFLOW_REGISTRY_URI": self.registry, "LABLINE_PROJECT": str(PROJECT), MARK: self.mark}
         self.environment = {"PREFECT_WORKER_QUERY_SECONDS": WORKER_QUERY_SECONDS} | os.environ | self.addresses | own
         refuse_taken_port("the first service", self.wanted.port, "--port")
@@ -86,9 +99,10 @@ class Site:
         Raises LablineError for what does not come up; the caller then takes everything down.
         """
         self._start_servers()
+        check_accounts(self.prefect, self.mlflow)
         make_pool(self.prefect)
-        if "prefect" in self.supervisor.places:  # on somebody else's server, the pool may have other workers
-            self._go_on_with_stranded()
+        make_automations(self.prefect)
+        self._go_on_with_stranded(time.time())
         self._start_worker()
         self.deploying["deployments"] = start(deploy_command(), self._log("deployments"), self.environment, PROJECT)
         self._start_services()
@@ -100,8 +114,10 @@ class Site:
     def tend(self) -> None:
         """Look after what runs, and start the services of what has come to Production meanwhile."""
         self.supervisor.tend()
-        if time.monotonic() - self.looked > REGISTRY_SECONDS:
+        if time.monotonic() - self.looked > LOOK_SECONDS:
             self._start_services()
+            with contextlib.suppress(LablineError):  # the Prefect server is being started again: the next look
+                self._go_on_with_stranded(self.supervisor.places["worker"].begun)
 
     def go_down(self) -> None:
         """End everything; no process is left."""
@@ -128,18 +144,40 @@ class Site:
         """Tell other commands how things stand."""
         write_running(self.store, self.described())
 
-    def _start_servers(self) -> None:
+    def _profile(self) -> Iterator[list[Place]]:
+        """The servers, group by group; who asks them needs accounts from now on, where the profile has any."""
+        common = server_environment() | {MARK: self.mark}
+        if self.wanted.profile == PROFILES[0]:
+            return iter([list(self._local_servers(common))])
+        from flows.production import production, refuse_other_servers
+
+        refuse_other_servers(os.environ)
+        profile = production(self.store, self.wanted.mlflow_port, self.wanted.prefect_port)
+        accounts = profile.client_environment()
+        os.environ.update(accounts)
+        self.addresses |= {LABLINE_SECRETS: str(profile.secrets)}
+        return profile.groups({name: it for name, it in common.items() if name not in accounts}, self._log)
+
+    def _local_servers(self, environment: dict[str, str]) -> Iterator[Place]:
         ours = {
             "mlflow": (mlflow_command(self.wanted.mlflow_port, proxied=False), self.mlflow, "/health"),
             "prefect": (prefect_command(self.wanted.prefect_port), self.prefect, "/api/health"),
         }
         for name, (command, address, health) in ours.items():
             if name not in {service.name for service in self.foreign}:
-                self._start(name, command, address, address + health, server_environment() | {MARK: self.mark})
-        self.supervisor.wait(self.supervisor.places)
+                yield self._place(name, command, address, address + health, environment)
 
-    def _go_on_with_stranded(self) -> None:
-        runs = go_on_with_stranded(self.prefect)
+    def _start_servers(self) -> None:
+        for places in self.groups:
+            for place in places:
+                self.supervisor.add(place)
+            self.supervisor.wait(self.supervisor.places)
+
+    def _go_on_with_stranded(self, before: float) -> None:
+        """Of runs that were begun before there was this worker."""
+        if "prefect" not in self.supervisor.places:
+            return  # on somebody else's server, the pool may have workers on other machines
+        runs = go_on_with_stranded(self.prefect, before)
         if runs:
             self.said(f"goes on with what was interrupted: {', '.join(runs)}")
 
@@ -163,11 +201,12 @@ class Site:
             if usecase in standing and usecase not in self.supervisor.places:
                 port = self._free_port()
                 address = f"http://127.0.0.1:{port}"
-                self._start(usecase, service_command(usecase, port), address, f"{address}/ready", self.environment)
+                command = service_command(usecase, port)
+                self.supervisor.add(self._place(usecase, command, address, f"{address}/ready", self.environment))
 
-    def _start(self, name: str, command: list[str], address: str, health: str, environment: dict[str, str]) -> None:
+    def _place(self, name: str, command: list[str], address: str, health: str, environment: dict[str, str]) -> Place:
         server = name in ("mlflow", "prefect")
-        place = Place(
+        return Place(
             name=name,
             command=command,
             log=self._log(name if server else f"serve-{name}"),
@@ -177,7 +216,6 @@ class Site:
             health=health,
             grace_seconds=WORKER_GRACE_SECONDS if server else SERVICE_GRACE_SECONDS,
         )
-        self.supervisor.add(place)
 
     def _wait_until_deployed(self) -> None:
         deploying = self.deploying["deployments"]

@@ -60,8 +60,9 @@ def run_up(wanted: Wanted, detach: bool, json: bool) -> None:
 def _refuse_unknown(usecases: Sequence[str]) -> None:
     """Raise BadInput for a name that is neither shipped nor registered: it would be waited for in vain."""
     from flows.inspection import registered_names
+    from labline.declaration import shipped_names
 
-    shipped = {path.stem for path in USECASES.glob("*.toml")}
+    shipped = set(shipped_names(USECASES))
     if unknown := [usecase for usecase in usecases if usecase not in shipped]:
         known = shipped | registered_names()
         for usecase in unknown:

@@ -127,7 +127,7 @@ class Chronicle:
 
     def _opened(self) -> Engine:
         if self._engine is None:
-            engine = create_engine(database_url(self.address))
+            engine = create_engine(database_url(self.address), pool_pre_ping=True)
             make_folder(engine)
             _metadata.create_all(engine)
             self._engine = engine

@@ -116,7 +116,7 @@ class Ledger:
 
     def _opened(self) -> Engine:
         if self._engine is None:
-            engine = create_engine(database_url(self.address))
+            engine = create_engine(database_url(self.address), pool_pre_ping=True)
             make_folder(engine)
             if engine.dialect.name == "sqlite" and engine.url.database:
                 event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = FULL"))

@@ -78,6 +78,8 @@ def _serve(asked: argparse.Namespace) -> None:
             f"{asked.host} can be reached from other machines, and no key is set: set {KEY}, or {KEY_FILE} to a file "
             "with the key in it, which clients then send; or serve on 127.0.0.1"
         )
+    if "://" in os.environ.get("LABLINE_STORE", ""):
+        raise BadInput("LABLINE_STORE must be a folder of this machine here: labline serve makes one of s3://…")
     listening = listen(asked.host, asked.port)
     port = listening.getsockname()[1]
     store = Path(os.environ.get("LABLINE_STORE", ".labline")).resolve()

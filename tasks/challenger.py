@@ -38,7 +38,8 @@ def compare_with_champion(registry: Registry, attempt: Attempt, version: str) ->
     for part in duel.parts:
         name = str(part[PART]).replace(" ", "_")
         for who in ("champion", "challenger"):
-            registry.client.log_metric(run_id, f"{name}_{who}", part[who], step=0)
+            # MLflow keeps the same point once, and this is tried again where a connection was lost.
+            registry.client.log_metric(run_id, f"{name}_{who}", part[who], timestamp=int(attempt.at * 1000), step=0)
     tags = {"labline.run": "retraining", "labline.retraining": attempt.id, "labline.reason": attempt.reason}
     for tag, value in tags.items():
         registry.client.set_tag(run_id, tag, value)

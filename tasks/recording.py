@@ -1,7 +1,7 @@
 """The MLflow run of a flow run: started when the first stage really runs, filled by batches.
 
-A flow run whose stages are all cached leaves no MLflow run behind. One that was killed goes on in the
-run it had started, as long as the declaration is the same.
+A flow run whose stages are all cached leaves no MLflow run behind. One that was killed, or lost a server, goes
+on in the run it had started, as long as the declaration is the same.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from tasks.observer import Observer, StageRecord, observer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 _current: ContextVar[Recording] = ContextVar("recording")
 BATCH = 1000  # the most metrics MLflow takes in one call
+GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow says of a run that is no more, or deleted
 
 
 class Recording:
@@ -40,7 +42,7 @@ class Recording:
         self._run_id: str | None = None
         self._logged: list[str] = []
         self._resumed = False
-        self._found: dict[str, set[int]] = {}
+        self._found: dict[str, set[tuple[int, float]]] = {}
         self._note = storage_root() / "runs" / f"{declaration.name}.json"
 
     @property
@@ -96,9 +98,10 @@ class Recording:
         # A figure that has a curve ends it: at step 0 it would stand at the curve's beginning.
         last_step = {name: entry["step"] for entry in steps for name in entry["metrics"]}
         now = int(time.time() * 1000)
+        figures = [Metric(name, value, now, last_step.get(name, 0)) for name, value in metrics.items()]
         self.client.log_batch(
             self.run_id,
-            metrics=[Metric(name, value, now, last_step.get(name, 0)) for name, value in metrics.items()],
+            metrics=self._not_found(figures),
             params=[Param(name, value) for name, value in parameters.items()],
         )
         if any((evidence / "files").iterdir()):
@@ -106,14 +109,13 @@ class Recording:
         self._logged.append(stage)
         self._write_note()
 
-    def log_steps(self, history: Sequence[dict[str, Any]], seen_before: bool = False) -> None:
-        """Log figures per step; of those `seen_before` by a run that was killed, the ones it did not come to log."""
+    def log_steps(self, history: Sequence[dict[str, Any]]) -> None:
+        """Log figures per step."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        figures = [Metric(name, v, now, entry["step"]) for entry in history for name, v in entry["metrics"].items()]
-        if seen_before and self.resumed:
-            figures = [figure for figure in figures if figure.step not in self._steps_found(figure.key)]
+        points = [Metric(name, v, now, entry["step"]) for entry in history for name, v in entry["metrics"].items()]
+        figures = self._not_found(points)
         for start in range(0, len(figures), BATCH):
             self.client.log_batch(self.run_id, metrics=figures[start : start + BATCH])
 
@@ -123,10 +125,25 @@ class Recording:
             self.client.set_terminated(self.run_id, status=status)
             self._note.unlink(missing_ok=True)
 
-    def _steps_found(self, name: str) -> set[int]:
-        """The steps of a figure that stood on the run when first asked."""
+    def broken_off(self) -> None:
+        """Say that the run failed, where MLflow can be told; the next one of the same declaration goes on in it."""
+        from mlflow.exceptions import MlflowException
+
+        if self.started:
+            with contextlib.suppress(MlflowException):
+                self.client.set_terminated(self.run_id, status="FAILED")
+
+    def _not_found(self, figures: list[Metric]) -> list[Metric]:
+        """Of figures those that did not stand there when the run was resumed: what it had logged is not doubled."""
+        if not self.resumed:
+            return figures
+        return [figure for figure in figures if (figure.step, figure.value) not in self._points_found(figure.key)]
+
+    def _points_found(self, name: str) -> set[tuple[int, float]]:
+        """Steps and values of a figure that stood on the run when first asked."""
         if name not in self._found:
-            self._found[name] = {point.step for point in self.client.get_metric_history(self.run_id, name)}
+            history = self.client.get_metric_history(self.run_id, name)
+            self._found[name] = {(point.step, point.value) for point in history}
         return self._found[name]
 
     def _start(self) -> str:
@@ -152,7 +169,10 @@ class Recording:
         self._note.write_text(json.dumps(note))
 
     def _unfinished(self) -> str | None:
-        """The run that a killed flow left open for this same declaration; one of another declaration is closed."""
+        """The run of a flow of this same declaration that did not come to its end; one of another is closed.
+
+        Whatever it says of itself: registering ends it, and what lost a server has failed.
+        """
         from mlflow.exceptions import MlflowException
 
         if not self._note.is_file():
@@ -160,16 +180,17 @@ class Recording:
         note = json.loads(self._note.read_text())
         try:
             run = self.client.get_run(note["run_id"])
-            if run.info.status != "RUNNING":
-                return None
             if note["declaration"] == self._identity():
+                self.client.update_run(note["run_id"], status="RUNNING")
                 self._resumed = True
                 self._logged = note["logged"]
                 return str(note["run_id"])
-            self.client.set_terminated(note["run_id"], status="KILLED")
-        except MlflowException:
-            pass  # the run was deleted meanwhile: a new one is started
-        return None
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(note["run_id"], status="KILLED")
+        except MlflowException as error:
+            if error.error_code not in GONE:
+                raise
+        return None  # the run was deleted meanwhile: a new one is started
 
     def _identity(self) -> str:
         return self.declaration.model_dump_json()
@@ -187,14 +208,19 @@ class Recording:
 @contextlib.contextmanager
 def recording(declaration: UseCase, fresh: bool = False, reason: str = "") -> Iterator[Recording]:
     """Record everything inside on one MLflow run, closed with the status it deserves."""
+    from tasks.stage import lost_connection  # which records stages here
+
     current = Recording(declaration, fresh, observer.get(), reason)
     token = _current.set(current)
     try:
         yield current
     except KeyboardInterrupt:
         raise  # left open: the next run of the same declaration goes on in it
-    except BaseException:
-        current.finish("FAILED")
+    except BaseException as error:
+        if lost_connection(error):
+            current.broken_off()
+        else:
+            current.finish("FAILED")
         raise
     else:
         current.finish("FINISHED")

@@ -40,6 +40,7 @@ LINEAGE_TAGS = (
     "chosen.sha256", "compression.chosen", "parent.version", "reason",
 )  # fmt: skip
 RELEASED_AS = {"model.onnx": "fp32.onnx", "model.tflite": "fp32.tflite", "chosen.tflite": "model.tflite"}
+RELEASED = "labline.released.sha256"  # in MLflow's description of the model
 LONGEST = 5000  # characters: MLflow's description and tag columns on PostgreSQL
 
 
@@ -49,10 +50,12 @@ def still_registered(result: RegisteredVersion) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        MlflowClient().get_model_version(result.model, result.version)
-    except MlflowException:
+        found = MlflowClient().get_model_version(result.model, result.version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise  # a server that is away has lost nothing
         return False
-    return True
+    return bool(found.run_id == result.run_id)  # of another registry, on a storage root that machines share
 
 
 @stage(
@@ -209,10 +212,16 @@ def _signature(declaration: ImageUseCase, released: Path) -> ModelSignature:
 def log_version(
     declaration: Trained, released: Path, signature: ModelSignature, example: npt.NDArray[Any], extra: list[Path]
 ) -> str:
-    """Log the released ONNX file on the active run with all it carries, register it, and return the version."""
+    """Log the released ONNX file on the active run with all it carries, register it, and return the version.
+
+    The same file on the same run is one version: it was registered when the connection was lost, or the process killed.
+    """
     import mlflow
     import onnx
 
+    digest = file_digest(released)
+    if (earlier := _registered_before(declaration.name, digest)) is not None:
+        return earlier
     logged = mlflow.onnx.log_model(
         onnx.load(released),
         name=declaration.name,
@@ -223,8 +232,23 @@ def log_version(
         save_as_external_data=False,
         extra_files=[str(path) for path in extra],
         registered_model_name=declaration.name,
+        metadata={RELEASED: digest},
     )
     return str(logged.registered_model_version)
+
+
+def _registered_before(model: str, digest: str) -> str | None:
+    """The version that the active run registered of this file; None where it did not."""
+    import mlflow
+    from mlflow.models import get_model_info
+
+    run = mlflow.active_run()
+    assert run is not None
+    for known in mlflow.MlflowClient().search_model_versions(f"name = '{model}' and run_id = '{run.info.run_id}'"):
+        metadata = get_model_info(f"models:/{model}/{known.version}").metadata or {}
+        if metadata.get(RELEASED) == digest:
+            return str(known.version)
+    return None
 
 
 def log_dataset(declaration: Trained, rows: pd.DataFrame, dataset: DatasetRef, targets: str | None = None) -> None:

@@ -14,6 +14,7 @@ from labline.usecase import ImageUseCase
 from tasks.environment import USECASES, storage_root
 from tasks.lineage import Trained
 from tasks.registry import Registry
+from tasks.sharing import adopt, is_here, present
 from tasks.stage import lost_connection
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def _refuse_other_data(version: Version, digest: str) -> None:
 
 
 def _kept_or_made_again(version: Version) -> Path:
-    kept = storage_root() / version.tags.get("dataset.directory", "nowhere")
+    name = version.tags.get("dataset.directory", "nowhere")
+    kept = present(name) if is_here(name) or adopt(name) is not None else storage_root() / name
     return kept if (kept / "dataset.json").is_file() else _made_again(version.declaration)
 
 
@@ -139,9 +141,9 @@ def _made_again(declaration: Trained) -> Path:
             from tasks.series.validate import validate as validate_series
 
             series = clean_series(declaration, validate_series(declaration, ingest_series(declaration)))
-            return storage_root() / series.directory
+            return present(series.directory)
         from tasks.clean import clean
         from tasks.ingest import ingest
         from tasks.validate import validate
 
-        return storage_root() / clean(declaration, validate(declaration, ingest(declaration))).directory
+        return present(clean(declaration, validate(declaration, ingest(declaration))).directory)

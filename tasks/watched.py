@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from labline.series.usecase import SeriesUseCase
 from labline.usecase import ImageUseCase
 from tasks.chronicles import open_chronicle
 from tasks.environment import storage_root
+from tasks.observer import observer
 from tasks.registry import Registry, look, open_registry
+from tasks.stage import module_digest
 from tasks.version import Version, fetch_version, open_test_rows
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from labline.reference import Reference
 
 SHIFTED = "reference_shifted.parquet"
+SHIFTERS = ("labline.monitoring.shifts", "labline.corruptions")  # whose sources say which shifts there are
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,10 @@ def reference_of(version: Version) -> Reference:
 
 
 def shifted_reference_of(version: Version) -> Reference | None:
-    """What it answers to them under known shifts, and to its other test rows; None for a forecaster.
+    """What it answers to them under known shifts, and to its other test rows.
 
-    Made once for a version, and kept in the storage root.
+    None for a forecaster, and for a version whose test images cannot be had any more. Made once for a version, these
+    rows and these shifts, and kept in the storage root.
     """
     from labline.monitoring.parts import with_known
     from labline.reference import open_reference
@@ -87,10 +92,13 @@ def shifted_reference_of(version: Version) -> Reference | None:
         return None
     current, known = _parts(version)
     shipped = version.extra / SHIFTED
-    kept = storage_root() / "monitoring" / version.usecase / version.tags["chosen.sha256"][:20] / SHIFTED
-    path = shipped if shipped.is_file() and known is None else kept
+    path = shipped if shipped.is_file() and known is None else _kept_shifted(version, current)
     if not path.is_file():
-        _write_shifted(version, current, path)
+        try:
+            _write_shifted(version, current, path)
+        except BadInput as error:  # such as deleted feedback: what it was measured on says enough to watch it
+            observer.get().said(f"accuracy without labels is estimated from confidence alone: {error}")
+            return None
     return with_known(open_reference(path), known)
 
 
@@ -117,6 +125,15 @@ def _parts(version: Version) -> tuple[Reference, Reference | None]:
     fed_back = ids.str.startswith(PREFIX)
     asked = ids.where(fed_back).str.removeprefix(PREFIX).map(asked_at, na_action="ignore")
     return of_the_window(reference, (fed_back & (asked >= since)).to_numpy())
+
+
+def _kept_shifted(version: Version, current: Reference) -> Path:
+    """Where the answers of this model to these rows under the shifts of this labline are kept."""
+    digest = hashlib.sha256("\0".join(current.rows["sample_id"].astype(str)).encode())
+    for shifter in SHIFTERS:
+        digest.update(module_digest(f"{shifter}:").encode())
+    model = storage_root() / "monitoring" / version.usecase / version.tags["chosen.sha256"][:20]
+    return model / digest.hexdigest()[:20] / SHIFTED
 
 
 def _write_shifted(version: Version, current: Reference, path: Path) -> None:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labline.markdown import markdown_table
+from tasks.sharing import keep_checkpoint, present
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +33,20 @@ if TYPE_CHECKING:
 class Workspace:
     """What a running stage is given: its folder, and where to put evidence."""
 
-    def __init__(self, stage: str, store: Path, name: str, path: Path, recording: Recording) -> None:
-        """`name` is the finished folder, relative to `store`; `path` the partial one being filled."""
+    def __init__(
+        self, stage: str, store: Path, name: str, path: Path, recording: Recording, resumes: bool = False
+    ) -> None:
+        """`name` is the finished folder, relative to `store`; `path` the partial one being filled.
+
+        Of a stage that `resumes`, what is in `path` when it reports steps is what it goes on from when it is killed.
+        """
         self.stage = stage
         self.store = store
         self.name = name
         self.path = path
         self._recording = recording
+        self._resumes = resumes
+        self._next_checkpoint = 0.0
         self._metrics: dict[str, float] = {}
         self._parameters: dict[str, str] = {}
         self._history: list[dict[str, Any]] = []
@@ -55,8 +64,8 @@ class Workspace:
         return "\n\n".join(self._summary)
 
     def resolve(self, directory: str) -> Path:
-        """The absolute path of an earlier stage's folder."""
-        return self.store / directory
+        """The absolute path of an earlier stage's folder, which is fetched where it ended on another machine."""
+        return present(directory)
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Say how far the stage is."""
@@ -74,11 +83,13 @@ class Workspace:
         """Record figures at steps, and show them on the MLflow run now; `seen_before` by a run that was killed."""
         entries = [{"step": step, "metrics": _finite(figures)} for step, figures in history]
         self._history += entries
-        self._recording.log_steps(entries, seen_before)
+        self._recording.log_steps(entries)
+        if self._resumes and not seen_before and time.monotonic() >= self._next_checkpoint:
+            self._next_checkpoint = keep_checkpoint(self.name, self.path) + time.monotonic()
 
     def figure(self, name: str, figure: Figure) -> None:
         """Keep a plot."""
-        figure.savefig(self.files / f"{name}.png", dpi=110, bbox_inches="tight")
+        figure.savefig(self.files / f"{name}.png", dpi=110)
 
     def table(self, name: str, frame: pd.DataFrame, show: int = 0) -> None:
         """Keep a table as CSV, and show its first rows on the Prefect page."""

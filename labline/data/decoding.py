@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from labline.data.plain_jpeg import decode_plain_jpeg
+
 RefusalKind = Literal[
     "empty", "not-an-image", "corrupt", "truncated", "too-large", "unsupported-pixels", "missing", "unreadable"
 ]
@@ -70,6 +72,10 @@ def decode(
     """
     if not encoded:
         return Refusal("empty", "0 bytes", "the file is empty")
+    if "JPEG" in formats and image_size * image_size <= max_pixels:
+        pixels = decode_plain_jpeg(encoded, image_size, channels)
+        if pixels is not None:
+            return Decoded(pixels, image_size, image_size)
     try:
         with _open_header(encoded, formats) as image:
             width, height = image.size

@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 
 BATCH_FILES = 500
 BATCH_BYTES = 8 * 2**20  # of stored pixels: bounds the memory of a decoding process
+STATISTICS_PIXELS = 2**16  # at a time: as floats they stay in the processor's cache
 PARALLEL_FILES = 2_000  # with fewer files and
 PARALLEL_BYTES = 64 * 2**20  # fewer bytes than these, starting processes costs more than it gains
 BYTES_PER_PIXEL = 8  # as 16-bit RGBA: a file larger than its pixels could ever be is not read
@@ -119,8 +120,14 @@ def store_array(
 
 def pixel_statistics(images_NHWC: Images) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Mean and (population) standard deviation of each image's pixels, both N, on the 0 to 255 scale."""
-    pixels = images_NHWC.reshape(len(images_NHWC), -1).astype(np.float32)
-    return pixels.mean(axis=1), pixels.std(axis=1)
+    pixels_ND = images_NHWC.reshape(len(images_NHWC), -1)
+    means_N, stds_N = np.empty((2, len(pixels_ND)), np.float32)
+    images = max(1, STATISTICS_PIXELS // max(1, pixels_ND.shape[1]))
+    for first in range(0, len(pixels_ND), images):
+        part = slice(first, first + images)
+        floats_ND = pixels_ND[part].astype(np.float32)
+        means_N[part], stds_N[part] = floats_ND.mean(axis=1), floats_ND.std(axis=1)
+    return means_N, stds_N
 
 
 def _to_squares(images: Images, image_size: int, channels: int) -> Images:

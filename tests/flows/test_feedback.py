@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -12,11 +13,13 @@ from uuid import uuid4
 
 import pandas as pd
 import pytest
+from PIL import Image
 from registered import register
 from saved_feedback import label, prediction
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from labline.data.feedback import write_feedback
 from labline.feedback import FeedbackStore, Prediction, feedback_key, new_id
 from labline.feedback.store import SECONDS_A_DAY
 
@@ -43,6 +46,12 @@ def given(tmp_path: Path, usecase: str = "steel", days: float = 0.0) -> Predicti
     return prediction(usecase, id=new_id(key), at=time.time() - days * SECONDS_A_DAY, input=b"x")
 
 
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def summary(result: Result) -> dict[str, object]:
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.splitlines()[-1])
@@ -67,6 +76,23 @@ def test_deleting_by_id_and_by_file(labline: Labline, store: FeedbackStore, tmp_
     assert store.window("steel")["id"].tolist() == [answers[3].id]
 
 
+def test_training_sets_that_hold_what_is_deleted_are_named_and_go_when_asked_for(
+    labline: Labline, store: FeedbackStore, tmp_path: Path
+) -> None:
+    answer = given(tmp_path)
+    store.write([answer])
+    folder = tmp_path / "store" / "retraining" / "steel" / "feedback"
+    copy = write_feedback(
+        pd.DataFrame({"id": [answer.id], "label": "dent", "split": "test"}), {answer.id: png()}, folder
+    )
+    told = labline("steel", "delete", "--id", answer.id)
+    assert f"--copies deletes those too: retraining/steel/feedback/{copy.parent.name}" in told.output
+    assert copy.is_file()
+    again = summary(labline("steel", "delete", "--id", answer.id, "--copies", "--json"))
+    assert (again["deleted"], again["copies"], again["copies_deleted"]) == (0, [str(copy.parent)], True)
+    assert not copy.parent.exists()
+
+
 def test_ids_of_another_use_case_delete_nothing(labline: Labline, store: FeedbackStore, tmp_path: Path) -> None:
     mine, other = given(tmp_path), given(tmp_path, "surface")
     store.write([mine, other])
@@ -86,6 +112,20 @@ def test_without_a_number_what_is_retained_is_what_the_version_in_production_dec
     told = summary(labline(name, "retain", "--json"))
     assert (told["days"], told["deleted"]) == (365, 1)
     assert store.window(name)["id"].tolist() == [young.id]
+
+
+def test_the_clock_retains_what_is_declared_and_nothing_where_nothing_is_in_production(
+    store: FeedbackStore, servers: dict[str, str], tmp_path: Path
+) -> None:
+    from flows.retention import retention
+
+    name = f"clocked-{uuid4().hex}"
+    old = given(tmp_path, name, 366)
+    store.write([old])
+    assert retention(name) == {"usecase": name, "days": None, "deleted": 0}
+    register(name, tmp_path / "version")
+    assert [retention(name)["deleted"] for _ in range(2)] == [1, 0]
+    assert not store.known(old.id)
 
 
 def test_retaining(labline: Labline, store: FeedbackStore, tmp_path: Path) -> None:

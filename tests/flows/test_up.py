@@ -23,7 +23,7 @@ from small_versions import write_version
 
 from flows.down import clear_away
 from flows.processes import end
-from flows.servers import go_on_with_stranded
+from flows.servers import POOL, go_on_with_stranded
 from flows.supervision import Place, Supervisor
 from labline.errors import LablineError
 from tasks.running import MARK, Process, Running, Service, identify, read_running, write_running
@@ -109,6 +109,7 @@ def test_it_comes_up_once_mends_what_dies_serves_what_is_promoted_and_goes_down(
         assert found.stdout.strip() == f"{expected}/api"
     assert len(prefect(up, "/deployments/filter", {})) >= 6
     assert_stranded_run_gives_its_place_back(up)
+    assert_run_that_lost_its_worker_is_gone_on_with(up, root.store)
 
     root.promote(tmp_path / "version")
     eventually(lambda: (running := read_running(root.store)) is not None and ready(running, NAME) is not None)
@@ -155,11 +156,24 @@ def assert_stranded_run_gives_its_place_back(up: Ended) -> None:
     assert state == "PENDING"
     _, state = try_to_run()
     assert state == "SCHEDULED"
-    assert len(go_on_with_stranded(up.summary["services"]["prefect"]["address"], "elsewhere")) == 1
+    assert len(go_on_with_stranded(up.summary["services"]["prefect"]["address"], time.time(), "elsewhere")) == 1
     found = prefect(up, "/flow_runs/filter", {"flow_runs": {"id": {"any_": [first]}}})
     assert found[0]["state_name"] == "AwaitingRetry"
     _, state = try_to_run()
     assert state == "PENDING"
+
+
+def assert_run_that_lost_its_worker_is_gone_on_with(up: Ended, store: Path) -> None:
+    """As when a worker is killed with what it runs: the supervisor starts another, and gives it the run."""
+    flow = prefect(up, "/flows/", {"name": "lost"})["id"]
+    deployment = prefect(up, "/deployments/", {"name": "lost", "flow_id": flow, "work_pool_name": POOL})["id"]
+    run = prefect(up, f"/deployments/{deployment}/create_flow_run", {"state": {"type": "RUNNING"}})["id"]
+    running = read_running(store)
+    worker = running.service("worker") if running else None
+    assert worker is not None and worker.process is not None
+    os.kill(worker.process.pid, signal.SIGKILL)
+    where = {"flow_runs": {"id": {"any_": [run]}}}
+    eventually(lambda: prefect(up, "/flow_runs/filter", where)[0]["state_type"] != "RUNNING")
 
 
 def ready(running: Running | None, name: str) -> Service | None:

@@ -41,7 +41,7 @@ FAST_SETTINGS = (
     'augmentation.policy=["flip"]',  # in so few epochs crops change no accuracy, and take time
 )
 LONG_SETTINGS = (
-    "model.options={stride=1, stages=[32, 96, 192]}",  # every pixel, fewer channels: better for the same work
+    "model.options={stride=1, stages=[32, 96, 192]}",  # every pixel, for fewer channels
     "training.epochs=7",
     "training.batch_size=500",
     "training.optimizer=muon",

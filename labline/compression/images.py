@@ -84,12 +84,10 @@ def search_images(
     directory: Path,
     on_epoch: OnEpoch = lambda *_: None,
     seconds: float = 1.5,
-    keep_checkpoints: bool = False,
 ) -> Search:
     """Search for smaller versions of a trained classifier as its declaration says; see `compression.search.search`.
 
-    Files go to `directory`. Trainings of a search that was killed go on there from their last epoch, and with
-    `keep_checkpoints` so do those of the next search of the same model.
+    Files go to `directory`. Trainings of a search that was killed go on there from their last epoch.
     """
     teaching = Teaching(model, declaration, data, directory, on_epoch)
     found = search(
@@ -104,7 +102,7 @@ def search_images(
         directory=directory,
         seconds=seconds,
     )
-    for checkpoint in [] if keep_checkpoints else directory.glob(f"*{CHECKPOINT}"):
+    for checkpoint in directory.glob(f"*{CHECKPOINT}"):
         checkpoint.unlink()
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -46,23 +45,14 @@ def search_tflite(
     def exported(network: ImageClassifier, path: Path) -> Path:
         return export_tflite(network, path, image_size, channels)
 
-    def others() -> list[Tried]:
-        return [
-            tried
-            for name, network in (smaller or {}).items()
-            for tried in _smaller_files(name, partial(exported, network), judged, samples, settings, directory)
-        ]
-
     passes: dict[str, npt.NDArray[np.generic] | None] = {}
     if "int8-dynamic" in settings.passes:
         passes["int8-dynamic"] = None
     if "int8-static" in settings.passes:
         passes["int8-static"] = samples
-    # Converters are processes of their own, whose imports take longer than their work: two at a time.
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(others)
-        float32 = exported(model, directory / f"{FLOAT32}{SUFFIX}")
-        candidates = _versions(float32, passes, judged) + pending.result()
+    candidates = _versions(exported(model, directory / f"{FLOAT32}{SUFFIX}"), passes, judged)
+    for name, network in (smaller or {}).items():
+        candidates += _smaller_files(name, partial(exported, network), judged, samples, settings, directory)
     return choose(measured(candidates, samples, settings.max_metric_drop, seconds), settings)
 
 

@@ -8,15 +8,19 @@ Near duplicates are found in three steps, each cheaper per pair than the next:
 1. a 64-bit perceptual hash of every image (Zauner 2010, "Implementation and Benchmarking of Perceptual
    Image Hash Functions": the signs of the lowest 8 x 8 DCT coefficients against their median);
 2. pairs of hashes within a Hamming radius, by multi-index hashing (Norouzi, Punjani, Fleet 2012, "Fast
-   Search in Hamming Space with Multi-Index Hashing"): of radius + 1 bands, one is equal in every such pair;
+   Search in Hamming Space with Multi-Index Hashing"), with keys of several bands (Manku, Jain, Das Sarma 2007,
+   "Detecting Near-Duplicates for Web Crawling"): of radius + k bands, k are equal in every such pair. The more
+   images, the more bands make a key, so that about as many share one;
 3. the correlation of the two images' grey 32 x 32 thumbnails, which tells a re-encoded picture from two
    patches of one texture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+from math import comb
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +32,14 @@ from labline.data.outliers import BLANK_STD
 
 THUMBNAIL = 32  # pixels; what pHash hashes, and what is left of an image after the commonest re-encodings
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-MOST_NEIGHBOURS = 16  # matches an image may collect in one band, so that equal hashes stay linear
-WIDEST_BUCKET = 1024  # hashes one hash is compared with in one band
+MOST_NEIGHBOURS = 16  # matches an image may collect under one key, so that equal hashes stay linear
+WIDEST_BUCKET = 1024  # hashes one hash is compared with under one key
+SHARING = 16  # hashes that share a key, were they evenly spread
+MOST_KEYS = 200
+PENDING_PAIRS = 1_000_000  # kept before those found twice are left out
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+Band = tuple[int, int]  # from this bit to before that one
 
 
 def exact_duplicates(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -56,7 +64,7 @@ def near_duplicates(dataset: Dataset, radius: int = 8, correlation: float = 0.96
     `BLANK_STD`) and copies with the same sha256 are left to their own checks. Mirrored and shifted copies
     are not found.
 
-    A row that is dropped matches the row that stays. Only where one band has more equal or like hashes than
+    A row that is dropped matches the row that stays. Only where one key has more equal or like hashes than
     `MOST_NEIGHBOURS` and `WIDEST_BUCKET` allow is the search best effort: it is repeated on what is left
     until it finds nothing, and a row may then match the one that stays through a third.
 
@@ -158,35 +166,54 @@ def _representatives(
 
 def _candidates(hashes_N: npt.NDArray[np.uint64], thumbnails_ND: npt.NDArray[np.int8], radius: int) -> Pairs:
     """Index pairs, lower index first, of hashes at most `radius` bits apart."""
-    likeness_N = _projections(thumbnails_ND)
-    found = [
-        pair
-        for shift, mask in _bands(radius + 1)
-        for pair in _pairs_in_band((hashes_N >> shift) & mask, hashes_N, likeness_N, radius)
-    ]
-    if not found:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    first, second = (np.concatenate(side) for side in zip(*found, strict=True))
-    codes = np.sort(np.minimum(first, second) * len(hashes_N) + np.maximum(first, second))
-    codes = codes[np.diff(codes, prepend=-1) > 0]
-    return codes // len(hashes_N), codes % len(hashes_N)
+    order = np.lexsort((_projections(thumbnails_ND), hashes_N))  # equal hashes side by side, like thumbnails nearest
+    sorted_N = hashes_N[order]
+    codes, pending, waiting = np.empty(0, np.int64), [], 0
+    for bands in _keys(radius, len(hashes_N)):
+        for a, b in _pairs_of_key(_key(sorted_N, bands), sorted_N, radius):
+            first, second = order[a], order[b]
+            pending.append(np.minimum(first, second) * len(hashes_N) + np.maximum(first, second))
+            waiting += len(first)
+        if waiting > max(PENDING_PAIRS, len(codes)):
+            codes, pending, waiting = _distinct([codes, *pending]), [], 0
+    codes = _distinct([codes, *pending])
+    return codes // max(1, len(hashes_N)), codes % max(1, len(hashes_N))
 
 
-def _bands(count: int) -> Iterator[tuple[np.uint64, np.uint64]]:
-    """Shift and mask of `count` bands which together cover 64 bits."""
-    edges = [64 * band // count for band in range(count + 1)]
-    for low, high in pairwise(edges):
-        yield np.uint64(low), np.uint64((1 << (high - low)) - 1)
+def _distinct(codes: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Sorted, each once."""
+    everything = np.sort(np.concatenate(codes))
+    return everything[np.diff(everything, prepend=-1) > 0]
 
 
-def _pairs_in_band(
-    keys_N: npt.NDArray[np.uint64],
-    hashes_N: npt.NDArray[np.uint64],
-    likeness_N: npt.NDArray[np.float32],
-    radius: int,
+def _keys(radius: int, images: int) -> Iterator[tuple[Band, ...]]:
+    """Which bands make each key: with `together` of radius + `together`, two hashes within the radius share a key."""
+    together = 1
+    while 2 ** (64 * together // (radius + together)) * SHARING < images and _fits(radius, together + 1):
+        together += 1
+    edges = [64 * band // (radius + together) for band in range(radius + together + 1)]
+    return combinations(pairwise(edges), together)
+
+
+def _fits(radius: int, together: int) -> bool:
+    return comb(radius + together, together) <= MOST_KEYS
+
+
+def _key(hashes_N: npt.NDArray[np.uint64], bands: Sequence[Band]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The bits of the bands side by side, in the narrowest type, which sorts fastest."""
+    keys_N, width = np.zeros(len(hashes_N), np.uint64), 0
+    for low, high in bands:
+        bits = np.uint64((1 << (high - low)) - 1)
+        keys_N |= ((hashes_N >> np.uint64(low)) & bits) << np.uint64(width)
+        width += high - low
+    return keys_N.astype(np.uint16 if width <= 16 else np.uint32 if width <= 32 else np.uint64)
+
+
+def _pairs_of_key(
+    keys_N: npt.NDArray[np.unsignedinteger[Any]], hashes_N: npt.NDArray[np.uint64], radius: int
 ) -> Iterator[Pairs]:
-    """Pairs of equal key and near hash: each sorted row against its 1st, 2nd, ... successor in its bucket."""
-    order = np.lexsort((likeness_N, hashes_N, keys_N))
+    """Pairs of equal key and near hash: each row in the order of keys against its 1st, 2nd, ... successor."""
+    order = np.argsort(keys_N, kind="stable")
     keys, hashes = keys_N[order], hashes_N[order]
     matches = np.zeros(len(order), np.int64)
     active = np.arange(len(order))

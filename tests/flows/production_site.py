@@ -58,9 +58,8 @@ class ProductionSite:
 
     @property
     def secrets(self) -> dict[str, str]:
-        """What clients are told; nothing, where servers ask for no account."""
-        path = self.store / "production" / "clients.env"
-        return read_secrets(path) if path.exists() else {}
+        """What clients are told."""
+        return read_secrets(self.store / "production" / "clients.env")
 
     @property
     def passwords(self) -> dict[str, str]:
@@ -68,7 +67,7 @@ class ProductionSite:
         return read_secrets(self.store / "production" / "servers.env")
 
     def prefect(self) -> httpx.Client:
-        user, _, password = self.secrets.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        user, _, password = self.secrets["PREFECT_API_AUTH_STRING"].partition(":")
         return httpx.Client(base_url=f"{self.address('prefect')}/api", auth=(user, password), timeout=60)
 
     def mlflow(self, method: str, page: str, sent: dict[str, Any]) -> dict[str, Any]:
@@ -94,12 +93,12 @@ def eventually(holds: Callable[[], bool], within_seconds: float = WITHIN_SECONDS
 
 
 @contextmanager
-def production_site(folder: Path, profile: str = "production") -> Iterator[ProductionSite]:
-    """A profile, up; and down again, whatever happens meanwhile."""
+def production_site(folder: Path) -> Iterator[ProductionSite]:
+    """The profile, up; and down again, whatever happens meanwhile."""
     store = folder / "store"
     (store / "mlflow").mkdir(parents=True)
     mlflow, prefect, port = free_ports(3)
-    words = (f"--profile={profile}", f"--mlflow-port={mlflow}", f"--prefect-port={prefect}", f"--port={port}")
+    words = ("--profile=production", f"--mlflow-port={mlflow}", f"--prefect-port={prefect}", f"--port={port}")
     site = ProductionSite(store, words)
     write_secrets(store / "production" / "servers.env", {name: f"{PLANTED}-{name}-{uuid4().hex}" for name in MADE})
     up = site.labline("up", "--detach", "--json", *words)

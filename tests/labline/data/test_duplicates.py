@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from labline.data import duplicates
 from labline.data.dataset import Dataset
 from labline.data.duplicates import exact_duplicates, grey_thumbnails, near_duplicates, perceptual_hashes
 
@@ -127,6 +128,24 @@ def test_thousands_of_equal_hashes_do_not_stall_the_search() -> None:
     found = near_duplicates(dataset_of((scene + noise).clip(0, 255).astype(np.uint8)))
     assert len(found) == 4999
     assert found["duplicate_of"].nunique() == 1
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 15), st.integers(0, 10**9), st.data())
+def test_hashes_within_the_radius_share_a_key_however_many_images(
+    bits: int, radius: int, images: int, data: st.DataObject
+) -> None:
+    other = bits
+    for bit in data.draw(st.lists(st.integers(0, 63), max_size=radius)):
+        other ^= 1 << bit
+    both = np.array([bits, other], np.uint64)
+    keys = [duplicates._key(both, bands) for bands in duplicates._keys(radius, images)]
+    assert any(key[0] == key[1] for key in keys)
+    assert len(keys) <= duplicates.MOST_KEYS
+
+
+def test_the_more_images_the_narrower_the_keys() -> None:
+    wide, narrow = (next(duplicates._keys(8, images)) for images in (1_000, 1_000_000))
+    assert len(narrow) > len(wide)
 
 
 def test_an_empty_dataset_has_no_duplicates() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -45,15 +44,16 @@ def test_a_long_card_keeps_whole_sections_and_says_where_the_others_are(texts: l
         assert whole.startswith(kept + "\n\n## ")
 
 
-def test_the_same_file_on_the_same_run_is_one_version(tmp_path: Path) -> None:
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.set_experiment(experiment_id=mlflow.create_experiment("once", str(tmp_path / "artifacts")))
+def test_the_same_file_on_the_same_run_is_one_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    point_at(monkeypatch, f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.create_experiment("once", str(tmp_path / "artifacts"))
     declaration = load_image_usecase("surface", USECASES, ["name=once"])
     signature = ModelSignature(Schema([TensorSpec(np.dtype(np.uint8), (-1, *BRIGHT.shape[1:]), "images")]))
     first, other = (write_version(tmp_path / str(contrast), contrast) / "model.onnx" for contrast in (0.01, 0.02))
     registered = []
     for released in (first, first, other):  # the second as after a connection that was lost
-        with mlflow.start_run(run_id=registered[0][0] if registered else None) as run:
+        run_id = registered[0][0] if registered else mlflow.MlflowClient().create_run(experiment).info.run_id
+        with mlflow.start_run(run_id=run_id) as run:
             number = log_version(declaration, released, signature, BRIGHT, [])
             registered.append((run.info.run_id, number))
     assert [number for _, number in registered] == ["1", "1", "2"]
@@ -63,17 +63,15 @@ def test_a_registry_that_is_away_has_lost_no_version(monkeypatch: pytest.MonkeyP
     version = RegisteredVersion(
         directory="", digest="once/1", model="once", version="1", run_id="", figure="models:/once/1"
     )
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    point_at(monkeypatch, f"sqlite:///{tmp_path}/mlflow.db")
     assert not still_registered(version)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    mlflow.set_tracking_uri(f"http://127.0.0.1:{free_ports(1)[0]}")
+    point_at(monkeypatch, f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(MlflowException, match="refused|Max retries"):
         still_registered(version)
 
 
-@pytest.fixture(autouse=True)
-def _tracking_as_it_was() -> Iterator[None]:
-    """MLflow keeps the address of its store to itself, beside the environment."""
-    before = mlflow.get_tracking_uri()
-    yield
-    mlflow.set_tracking_uri(before)
+def point_at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Through the environment: what MLflow's own setters set stays set for all other tests of the process."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", address)

@@ -14,7 +14,6 @@ from labline.data.dataset import Dataset
 from labline.usecase import ImageUseCase
 
 if TYPE_CHECKING:
-    from labline.compression.candidates import Evaluate, LogitsFunction
     from labline.models.classifier import ImageClassifier
 
 
@@ -70,6 +69,7 @@ def _trained(declaration: ImageUseCase, data: Dataset) -> ImageClassifier:
 
 
 def _compressed(declaration: ImageUseCase, data: Dataset, model: ImageClassifier, folder: Path) -> str:
+    from labline.compression.images import judge_on_validation
     from labline.compression.search import search
 
     found = search(
@@ -78,27 +78,12 @@ def _compressed(declaration: ImageUseCase, data: Dataset, model: ImageClassifier
         declaration.data.image_size,
         declaration.data.channels,
         calibration_images=data.split("validation")[0],
-        evaluate=_judge(declaration, data),
+        evaluate=judge_on_validation(declaration, data),
         finetune=lambda network, _: network,
         teach=lambda *_: model,
         directory=folder,
     )
     return found.chosen
-
-
-def _judge(declaration: ImageUseCase, data: Dataset) -> Evaluate:
-    from scipy.special import softmax
-
-    from labline.evaluation import classification_metrics
-
-    images, targets = data.split("validation")
-    guarded = dict.fromkeys([declaration.training.select, "accuracy", "balanced_accuracy"])
-
-    def evaluate(logits: LogitsFunction) -> dict[str, float]:
-        metrics = classification_metrics(softmax(logits(images), axis=1), targets)
-        return {name: metrics[name] for name in guarded}
-
-    return evaluate
 
 
 def _evaluated(declaration: ImageUseCase, data: Dataset, released: Path) -> float:

@@ -162,12 +162,13 @@ def _write_inputs(inputs: dict[str, bytes], folder: Path) -> dict[str, str]:
     """Write inputs as <id>.png or <id>.npy; returns the file names by id."""
     from labline.feedback.inputs import as_png, is_picture
 
-    files = {id: as_png(kept) if is_picture(kept) else kept for id, kept in inputs.items()}
-    names = {id: f"{id}.{'png' if is_picture(kept) else 'npy'}" for id, kept in inputs.items()}
+    names = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for id, name in names.items():
-            (folder / name).write_bytes(files[id])
+        for id, kept in inputs.items():
+            picture = is_picture(kept)
+            names[id] = f"{id}.{'png' if picture else 'npy'}"
+            (folder / names[id]).write_bytes(as_png(kept) if picture else kept)
     except OSError as error:
         raise BadInput(f"--images {folder}: inputs cannot be written there ({error.strerror or error})") from error
     return names

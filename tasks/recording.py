@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labline.usecase import UseCase
 from tasks.environment import storage_root
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 _current: ContextVar[Recording] = ContextVar("recording")
+AnyRecording = TypeVar("AnyRecording", bound="Recording")
 BATCH = 1000  # the most metrics MLflow takes in one call
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow says of a run that is no more, or deleted
 
@@ -208,22 +209,36 @@ class Recording:
 @contextlib.contextmanager
 def recording(declaration: UseCase, fresh: bool = False, reason: str = "") -> Iterator[Recording]:
     """Record everything inside on one MLflow run, closed with the status it deserves."""
+    with recorded_on(Recording(declaration, fresh, observer.get(), reason)) as current:
+        yield current
+
+
+@contextlib.contextmanager
+def recorded_on(current: AnyRecording) -> Iterator[AnyRecording]:
+    """Record everything inside on this run, closed with the status it deserves."""
     from tasks.stage import lost_connection  # which records stages here
 
-    current = Recording(declaration, fresh, observer.get(), reason)
+    with standing_in(current):
+        try:
+            yield current
+        except KeyboardInterrupt:
+            raise  # left open: the next run of the same declaration goes on in it
+        except BaseException as error:
+            if lost_connection(error):
+                current.broken_off()
+            else:
+                current.finish("FAILED")
+            raise
+        else:
+            current.finish("FINISHED")
+
+
+@contextlib.contextmanager
+def standing_in(current: Recording) -> Iterator[None]:
+    """Let stages inside record here, whatever becomes of the run."""
     token = _current.set(current)
     try:
-        yield current
-    except KeyboardInterrupt:
-        raise  # left open: the next run of the same declaration goes on in it
-    except BaseException as error:
-        if lost_connection(error):
-            current.broken_off()
-        else:
-            current.finish("FAILED")
-        raise
-    else:
-        current.finish("FINISHED")
+        yield
     finally:
         _current.reset(token)
 

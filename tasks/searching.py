@@ -19,11 +19,9 @@ from labline.series.declaration import embargo_rows
 from labline.series.usecase import SeriesUseCase
 from labline.tuning.declaration import Dimension
 from labline.usecase import UseCase
-from tasks import recording
 from tasks.environment import storage_root
 from tasks.observer import Observer, StageRecord, observer
-from tasks.recording import Recording
-from tasks.stage import lost_connection
+from tasks.recording import Recording, recorded_on, standing_in
 from tasks.trial import STATUS, TrialOrder, owner
 from tasks.turn import hold
 
@@ -121,36 +119,15 @@ class _Unrecorded(Recording):
 @contextlib.contextmanager
 def recorded(declaration: UseCase) -> Iterator[SearchRecording]:
     """Record the search inside; one that is interrupted leaves its run open for the next to go on in."""
-    current = SearchRecording(declaration)
-    with _as_current(current):
-        try:
-            yield current
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            if lost_connection(error):
-                current.broken_off()
-            else:
-                current.finish("FAILED")
-            raise
-        else:
-            current.finish("FINISHED")
+    with recorded_on(SearchRecording(declaration)) as current:
+        yield current
 
 
 @contextlib.contextmanager
 def unrecorded(declaration: UseCase) -> Iterator[None]:
     """Run stages inside without an MLflow run, and without anybody watching."""
-    with _as_current(_Unrecorded(declaration, fresh=False, observer=Observer())):
+    with standing_in(_Unrecorded(declaration, fresh=False, observer=Observer())):
         yield
-
-
-@contextlib.contextmanager
-def _as_current(current: Recording) -> Iterator[None]:
-    token = recording._current.set(current)
-    try:
-        yield
-    finally:
-        recording._current.reset(token)
 
 
 @contextlib.contextmanager

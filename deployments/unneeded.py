@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distributions, requires
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("production", "postgres", "redis", "s3", "ray", "tflite")  # of labline, in the image
+EXTRAS = ("production", "postgres", "s3", "tflite")  # of labline, in the image
 KEPT = {"labline", "pip"}
 
 

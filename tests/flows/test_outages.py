@@ -104,6 +104,7 @@ def test_a_retraining_whose_worker_and_process_are_killed_is_gone_on_with(
     servers: dict[str, str], drifted: float, tmp_path: Path
 ) -> None:
     address = servers["prefect"]
+    before = going_on(address)
     make_pool(address)
     home = tmp_path / "home"
     prefect(servers, home, "deploy", "--prefect-file", "deployments/prefect.yaml", "--name", "retraining")
@@ -124,7 +125,7 @@ def test_a_retraining_whose_worker_and_process_are_killed_is_gone_on_with(
     assert go_on_with_stranded(address, time.time()) == [run["name"]]
     with worker(servers, POOL, home):
         eventually(lambda: state_of(address, run["id"]) in FINAL, (home / "worker.log").read_text)
-    assert_nothing_goes_on(address)
+    assert going_on(address) == before
     (attempt,) = attempts()
     assert attempt.reason == "dim"
     assert_one_new_version(attempt, tries=2)
@@ -140,11 +141,14 @@ def state_of(address: str, run: str) -> str:
     return str(httpx.get(f"{address}/api/flow_runs/{run}").raise_for_status().json()["state_type"])
 
 
-def assert_nothing_goes_on(address: str) -> None:
+def going_on(address: str) -> set[tuple[str, str]]:
+    """Names and ids of the runs that are said to go on: of other tests' killed flows on this server, some are."""
+    found: set[tuple[str, str]] = set()
     for kind in ("flow_runs", "task_runs"):
         where = {kind: {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
         left = httpx.post(f"{address}/api/{kind}/filter", json=where).raise_for_status().json()
-        assert not left, [(each["name"], each["state_name"]) for each in left]
+        found |= {(each["name"], each["id"]) for each in left}
+    return found
 
 
 class OwnMlflow:

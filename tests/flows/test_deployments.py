@@ -23,8 +23,9 @@ from flows.servers import make_automations
 from labline.declaration import shipped_names
 from tasks.telling import send
 
+USECASE = "steel"
 PAYLOAD = {
-    "usecase": "steel",
+    "usecase": USECASE,
     "reason": "lamps: 5 % fewer",
     "since": 1795507273.5,
     "until": 1795507333.25,
@@ -90,11 +91,12 @@ def test_a_second_run_waits_for_the_first_one(deployed: dict[str, Any]) -> None:
 
 
 def runs(deployment: Any, atleast: int) -> list[Any]:
-    """What was started by events; schedules aside."""
+    """What was started by this file's events; schedules and what other tests started aside."""
     chosen = FlowRunFilter.model_validate({"deployment_id": {"any_": [str(deployment.id)]}})
     with get_client(sync_client=True) as client:
         for _ in range(240):
-            found = [run for run in client.read_flow_runs(flow_run_filter=chosen) if not run.auto_scheduled]
+            everything = client.read_flow_runs(flow_run_filter=chosen)
+            found = [run for run in everything if not run.auto_scheduled and run.parameters["usecase"] == USECASE]
             if len(found) >= atleast:
                 break
             time.sleep(0.25)
@@ -102,7 +104,7 @@ def runs(deployment: Any, atleast: int) -> list[Any]:
 
 
 def tell(verdict: str) -> None:
-    send("labline.verdict", "steel", uuid4(), PAYLOAD | {"verdict": verdict}, {"labline.verdict": verdict})
+    send("labline.verdict", USECASE, uuid4(), PAYLOAD | {"verdict": verdict}, {"labline.verdict": verdict})
 
 
 def test_a_verdict_starts_what_it_asks_for(deployed: dict[str, Any]) -> None:

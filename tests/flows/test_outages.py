@@ -112,29 +112,31 @@ def test_a_retraining_whose_worker_and_process_are_killed_is_gone_on_with(
     send("labline.verdict", NAME, uuid4(), payload, {"labline.verdict": "retrain"})
     with worker(servers, POOL, home) as first:
         eventually(checkpoint, (home / "worker.log").read_text)
-        (run,) = flow_runs(address, {"deployments": {"name": {"any_": ["retraining"]}}})
+        (run,) = retrainings(address)
         compressed = folders("compress")
         kill(first)
         eventually(lambda: folders("compress") > compressed or not marked(RUN_ID, run["id"]))
         process = marked(RUN_ID, run["id"])
         assert process, "it has printed what came of training, to nobody, and goes on"
-        assert go_on_with_stranded(address, time.time()) == [], "what outlives its worker is left alone"
+        assert run["name"] not in go_on_with_stranded(address, time.time()), "what outlives its worker is left alone"
         kill(*process)
     assert attempts()[0].outcome == "open"
     assert state_of(address, run["id"]) == "RUNNING", "by Prefect's account it goes on for ever"
-    assert go_on_with_stranded(address, time.time()) == [run["name"]]
+    assert run["name"] in go_on_with_stranded(address, time.time())
     with worker(servers, POOL, home):
         eventually(lambda: state_of(address, run["id"]) in FINAL, (home / "worker.log").read_text)
-    assert going_on(address) == before
+    assert not going_on(address) - before
     (attempt,) = attempts()
     assert attempt.reason == "dim"
     assert_one_new_version(attempt, tries=2)
     assert versions() == ["2", "1"]
 
 
-def flow_runs(address: str, where: dict[str, Any]) -> list[dict[str, Any]]:
+def retrainings(address: str) -> list[dict[str, Any]]:
+    """Those that were begun for this file's use case: other tests on this server have begun their own."""
+    where = {"deployments": {"name": {"any_": ["retraining"]}}}
     found: list[dict[str, Any]] = httpx.post(f"{address}/api/flow_runs/filter", json=where).raise_for_status().json()
-    return found
+    return [run for run in found if run["parameters"]["usecase"] == NAME]
 
 
 def state_of(address: str, run: str) -> str:

@@ -71,7 +71,7 @@ def stored(service: Running, named: str, labelled: int) -> list[dict[str, object
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -153,7 +153,7 @@ def clients(running: Running, number: int) -> Iterator[Counter[str]]:
 
 
 def wait_for(holds: Callable[[], T], what: str) -> T:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (found := holds()):
         assert time.monotonic() < deadline, f"not within 60 s: {what}"
         time.sleep(0.05)

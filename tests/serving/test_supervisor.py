@@ -211,7 +211,7 @@ def test_workers_end_when_their_supervisor_is_killed(folder: Path) -> None:
 
 
 def wait_for(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not holds():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
+        assert time.monotonic() < deadline, f"not within two minutes: {what}"
         time.sleep(0.02)

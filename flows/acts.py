@@ -30,10 +30,10 @@ SETTINGS = (
     'export.formats=["onnx"]',  # converting to TensorFlow Lite takes as long as all the rest
     'compression.passes=["int8-static"]',  # which would be chosen among all of them too
     'retraining.start="warm"',
-    "retraining.epochs=20",
+    "retraining.epochs=30",
 )
 DRIFT = ("--drift", "lighting=-0.6")
-HEALTHY, DRIFTED, RECOVERED = 1000, 2500, 1000  # predictions
+HEALTHY, DRIFTED, RECOVERED = 1000, 2500, 2500  # predictions
 WITHIN_SECONDS = 600.0
 LOOK_SECONDS = 0.5
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -49,8 +50,11 @@ def deployed(servers: dict[str, str], unheard: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unheard(servers: dict[str, str]) -> str:
-    """A flow run that was heard of once, under the automation of deployments/automations.yaml: its id."""
+def unheard(servers: dict[str, str]) -> Iterator[str]:
+    """A flow run that was heard of once, under the automation of deployments/automations.yaml: its id.
+
+    The automation goes with this file: it is too impatient for the runs of others on this server.
+    """
     api = f"{servers['prefect']}/api"
     for _ in range(2):
         make_automations(servers["prefect"])
@@ -62,7 +66,8 @@ def unheard(servers: dict[str, str]) -> str:
     run = str(httpx.post(f"{api}/flow_runs/", json={"flow_id": flow, "state": {"type": "RUNNING"}}).json()["id"])
     emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run}"})
     EventsWorker.drain_all(timeout=30)
-    return run
+    yield run
+    httpx.delete(f"{api}/automations/{automation['id']}").raise_for_status()
 
 
 def test_every_use_case_deploys(deployed: dict[str, Any]) -> None:

@@ -57,13 +57,14 @@ def test_both_pages_are_served_and_ctrl_c_leaves_no_process(tmp_path: Path) -> N
         labline.kill()
 
 
-@pytest.mark.parametrize("option", ["--mlflow-port", "--prefect-port"])
-def test_a_port_in_use_is_bad_input(option: str) -> None:
+@pytest.mark.parametrize("option,other", [("--mlflow-port", "--prefect-port"), ("--prefect-port", "--mlflow-port")])
+def test_a_port_in_use_is_bad_input(option: str, other: str) -> None:
+    (free,) = free_ports(1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        result = CliRunner().invoke(app, ["ui", option, str(port)])
+        result = CliRunner().invoke(app, ["ui", option, str(port), other, str(free)])
     assert result.exit_code == 2
     assert f"port {port}" in result.stderr
     assert option in result.stderr

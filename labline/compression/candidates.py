@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from labline.export.latency import measure
 logger = logging.getLogger(__name__)
 
 LogitsFunction = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-Evaluate = Callable[[LogitsFunction], Mapping[str, float]]
 Lost = Callable[[float, float], float]
 
 FLOAT32 = "fp32"
@@ -29,12 +29,43 @@ ROUNDING = 1e-9  # exactly at the budget is inside it, whatever floating point s
 
 
 @dataclass(frozen=True)
+class Quality:
+    """What a file came to on validation: its metrics and, of a classifier, whether each decision is right (bool, N)."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    right: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How much the metric that suffers most loses against fp32, which one that is, and how surely.
+
+    `error` is the standard error of a difference of two accuracies on the same samples, 0 where samples are not known
+    one by one. Of several candidates near the budget the luckiest is inside it, so `most`, a standard error more than
+    was seen, has to be (the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984).
+    """
+
+    lost: float
+    of: str
+    error: float
+
+    @property
+    def most(self) -> float:
+        """What may well be lost on other samples."""
+        return self.lost + self.error
+
+
+Evaluate = Callable[[LogitsFunction], Quality]
+Judge = Callable[[Path], Quality]
+
+
+@dataclass(frozen=True)
 class Tried:
-    """A candidate before it is timed: its file and metrics, or why there are none."""
+    """A candidate before it is timed: its file and quality, or why there are none."""
 
     name: str
     path: Path | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    quality: Quality = Quality()
     note: str = ""
 
 
@@ -42,10 +73,10 @@ def attempt(
     name: str,
     directory: Path,
     build: Callable[[Path], Path],
-    judged: Callable[[Path], Mapping[str, float]],
+    judged: Judge,
     suffix: str = ".onnx",
 ) -> Tried:
-    """Build `<name><suffix>` and measure its metrics on validation; a failure becomes a note."""
+    """Build `<name><suffix>` and judge it on validation; a failure becomes a note."""
     try:
         path = build(directory / f"{name}{suffix}")
         return Tried(name, path, judged(path))
@@ -55,13 +86,15 @@ def attempt(
         return Tried(name, note=f"failed: {error}")
 
 
-def most_lost(
-    float32: Mapping[str, float], metrics: Mapping[str, float], lost: Lost = operator.sub
-) -> tuple[float, str]:
-    """How much the metric that suffers most loses against fp32, and its name; NaN without metrics."""
-    losses = {name: lost(float32[name], value) for name, value in metrics.items()}
+def most_lost(float32: Quality, found: Quality, lost: Lost = operator.sub) -> Loss:
+    """What is lost against fp32, of the metric that suffers most; NaN without metrics."""
+    losses = {name: lost(float32.metrics[name], value) for name, value in found.metrics.items()}
     worst = max(losses, key=lambda name: losses[name], default="")
-    return losses.get(worst, float("nan")), worst
+    error = 0.0
+    if float32.right is not None and found.right is not None:
+        differences_N = float32.right.astype(np.float64) - found.right
+        error = float(differences_N.std() / math.sqrt(len(differences_N)))
+    return Loss(losses.get(worst, math.nan), worst, error)
 
 
 def measured(
@@ -78,10 +111,10 @@ def measured(
     for a third of it.
     """
     paths = {candidate.name: candidate.path for candidate in candidates if candidate.path}
-    float32 = candidates[0].metrics
+    float32 = candidates[0].quality
     table = pd.DataFrame([_row(candidate, float32, lost) for candidate in candidates])
-    table["bytes"] = [path.stat().st_size if path else float("nan") for path in table["path"]]
-    table["within_budget"] = table["lost"] <= max_metric_drop + ROUNDING
+    table["bytes"] = [path.stat().st_size if path else math.nan for path in table["path"]]
+    table["within_budget"] = table["lost"] + table["lost_error"] <= max_metric_drop + ROUNDING
     speed = measure(paths, samples, seconds / 3).set_index("name")
     contenders = {name: paths[name] for name in table.loc[table["within_budget"], "name"]}
     longer = 2 * seconds if _is_close(speed.loc[list(contenders)]) else seconds
@@ -89,13 +122,14 @@ def measured(
     return table.merge(speed.reset_index(), on="name", how="left")
 
 
-def _row(candidate: Tried, float32: Mapping[str, float], drop: Lost) -> dict[str, Any]:
+def _row(candidate: Tried, float32: Quality, drop: Lost) -> dict[str, Any]:
     """A candidate's part of the table: its first metric, and what it lost of the metric that suffered most."""
-    lost, lost_in = most_lost(float32, candidate.metrics, drop)
+    loss = most_lost(float32, candidate.quality, drop)
     figures = {
-        "metric": next(iter(candidate.metrics.values()), float("nan")),
-        "lost": lost,
-        "lost_in": lost_in,
+        "metric": next(iter(candidate.quality.metrics.values()), math.nan),
+        "lost": loss.lost,
+        "lost_error": loss.error,
+        "lost_in": loss.of,
     }
     format = candidate.path.suffix.removeprefix(".") if candidate.path else ""
     return {"name": candidate.name, "format": format, "path": candidate.path, "note": candidate.note, **figures}

@@ -26,12 +26,12 @@ class Search:
     """What was tried and what was chosen.
 
     `candidates` has one row a candidate, fp32 first: name, format (of the file: onnx or tflite), metric (the declared
-    one, on validation, through the format's runtime), lost (the most that any metric lost against fp32), lost_in
-    (which one), bytes, latency_ms_p50 and latency_ms_p99 (milliseconds, batch 1), throughput (images a second, batch
-    64; one thread), path, within_budget (of the metric), pareto (no other loses no more, is no slower at p50 and no
-    larger, and better in one), chosen, and note: why it could not be chosen, empty where it could. A pass that failed,
-    or was not tried, has the cause as note and no figures. `chosen` is a name among them; `reason` says why in plain
-    words.
+    one, on validation, through the format's runtime), lost (the most that any metric lost against fp32), lost_error
+    (its standard error, 0 where that is not known), lost_in (which one), bytes, latency_ms_p50 and latency_ms_p99
+    (milliseconds, batch 1), throughput (images a second, batch 64; one thread), path, within_budget (lost and
+    lost_error together), pareto (no other loses no more, is no slower at p50 and no larger, and better in one), chosen,
+    and note: why it could not be chosen, empty where it could. A pass that failed, or was not tried, has the cause as
+    note and no figures. `chosen` is a name among them; `reason` says why in plain words.
     """
 
     candidates: pd.DataFrame
@@ -42,10 +42,11 @@ class Search:
 def choose(candidates: pd.DataFrame, settings: Compression, unit: str = "images") -> Search:
     """Fill `note`, `pareto` and `chosen` of a table with the other columns of `Search.candidates`; give the reason.
 
-    A candidate may be chosen when its metric is inside the budget, and its size and p99 latency too where they are
-    declared, it is slower than fp32 neither for one image (p50) nor in batches, and it gains at least 3 % in what
-    `settings.objective` asks for. The largest gain wins; where no candidate qualifies fp32 stays. Where fp32 itself is
-    too large or too slow for what is declared, whatever fits is better than it. `unit` is what samples are called.
+    A candidate may be chosen when what it lost and the standard error of that are inside the budget together, and its
+    size and p99 latency too where they are declared, it is slower than fp32 neither for one image (p50) nor in batches,
+    and it gains at least 3 % in what `settings.objective` asks for. The largest gain wins; where no candidate qualifies
+    fp32 stays. Where fp32 itself is too large or too slow for what is declared, whatever fits is better than it. `unit`
+    is what samples are called.
     """
     rows = {str(row["name"]): row for row in candidates.to_dict("records")}
     float32 = rows.pop(FLOAT32)
@@ -103,7 +104,8 @@ def _objection(row: Row, float32: Row, settings: Compression, unit: str, misfit:
     if row["note"]:
         return str(row["note"])
     if not row["within_budget"]:
-        return f"loses {row['lost']:.4f} of {row['lost_in']}, budget {settings.max_metric_drop:g}"
+        give_or_take = f" (± {row['lost_error']:.4f})" if row["lost_error"] else ""
+        return f"loses {row['lost']:.4f}{give_or_take} of {row['lost_in']}, budget {settings.max_metric_drop:g}"
     excess = _excess(row, settings)
     if excess or misfit:
         return excess

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from labline.compression.candidates import ROUNDING, Tried, most_lost
+from labline.compression.candidates import ROUNDING, Judge, Quality, Tried, most_lost
 from labline.models.classifier import ImageClassifier
 from labline.usecase import Compression
 
@@ -24,24 +24,24 @@ Teach = Callable[[float, str], ImageClassifier]
 class Conditions:
     """The conditions of one search.
 
-    `samples` are uint8 NHWC validation images that calibrate; `judged` gives metrics of a file on validation, `float32`
-    those of the uncompressed one; `until` is the `time.monotonic` after which no training begins.
+    `samples` are uint8 NHWC validation images that calibrate; `judged` gives the quality of a file on validation,
+    `float32` that of the uncompressed one; `until` is the `time.monotonic` after which no training begins.
     """
 
     settings: Compression
     image_size: int
     channels: int
     samples: npt.NDArray[np.uint8]
-    judged: Callable[[Path], Mapping[str, float]]
-    float32: Mapping[str, float]
+    judged: Judge
+    float32: Quality
     finetune: Finetune
     directory: Path
     until: float
 
     def fits(self, candidate: Tried) -> bool:
         """Whether there is such a candidate, and no metric of it loses more than declared."""
-        return bool(candidate.metrics) and (
-            most_lost(self.float32, candidate.metrics)[0] <= self.settings.max_metric_drop + ROUNDING
+        return bool(candidate.quality.metrics) and (
+            most_lost(self.float32, candidate.quality).most <= self.settings.max_metric_drop + ROUNDING
         )
 
     def in_time(self, name: str) -> Tried | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from scipy.special import softmax
 from torch import nn
 
-from labline.compression.candidates import Evaluate, LogitsFunction
+from labline.compression.candidates import Evaluate, LogitsFunction, Quality
 from labline.compression.choice import Search
 from labline.compression.distillation import distil
 from labline.compression.quantization_aware import RoundedActivation
@@ -112,8 +112,9 @@ def judge_on_validation(declaration: ImageUseCase, data: Dataset) -> Evaluate:
     images, targets = data.split("validation")
     guarded = dict.fromkeys([declaration.training.select, "accuracy", "balanced_accuracy"])
 
-    def evaluate(logits: LogitsFunction) -> dict[str, float]:
-        metrics = classification_metrics(softmax(logits(images), axis=1), targets)
-        return {name: metrics[name] for name in guarded}
+    def evaluate(logits: LogitsFunction) -> Quality:
+        logits_NC = logits(images)
+        metrics = classification_metrics(softmax(logits_NC, axis=1), targets)
+        return Quality({name: metrics[name] for name in guarded}, logits_NC.argmax(axis=1) == targets)
 
     return evaluate

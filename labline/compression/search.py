@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from labline.compression.candidates import FLOAT32, Evaluate, Tried, attempt, measured
+from labline.compression.candidates import FLOAT32, Evaluate, Quality, Tried, attempt, measured
 from labline.compression.choice import Search, choose
 from labline.compression.conditions import Conditions, Finetune, Teach
 from labline.compression.int8 import int8_versions
@@ -41,23 +41,23 @@ def search(
     channels, pruned or taught from scratch, each with its INT8 versions (`smaller_versions`). What can no longer win is
     not tried, and nothing is trained after `settings.minutes`; `choose` has the rule for the rest.
     `calibration_images` are uint8 NHWC validation samples, of which `settings.calibration_samples` are used;
-    `evaluate` gives metrics on validation (more is better) of a function from images to logits, the declared one
-    first; none of them may lose more than the budget, since one alone can be blind: ROC-AUC does not see decisions
-    move. `finetune` trains a pruned or rounded model for a short while and returns it, `teach` trains one of a share of
-    the declared width from scratch; `seconds` is the measuring time a candidate in the budget, twice that where speeds
-    come out close. A pass that fails on this architecture becomes a note; only a failing fp32 export raises (see
+    `evaluate` gives the quality on validation of a function from images to logits, metrics of which more is better, the
+    declared one first; none of them may lose more than the budget, since one alone can be blind: ROC-AUC does not see
+    decisions move. `finetune` trains a pruned or rounded model for a short while and returns it, `teach` trains one of
+    a share of the declared width from scratch; `seconds` is the measuring time a candidate in the budget, twice that
+    where speeds come out close. A pass that fails on this architecture becomes a note; only a failing fp32 export raises (see
     `export_onnx`).
     """
     until = time.monotonic() + 60 * settings.minutes
     samples = calibration_images[: settings.calibration_samples]
 
-    def judged(path: Path) -> dict[str, float]:
-        return dict(evaluate(partial(onnx_logits, session(path))))
+    def judged(path: Path) -> Quality:
+        return evaluate(partial(onnx_logits, session(path)))
 
     path = export_onnx(model, directory / f"{FLOAT32}.onnx", image_size, channels)
     float32 = Tried(FLOAT32, path, judged(path))
     conditions = Conditions(
-        settings, image_size, channels, samples, judged, float32.metrics, finetune, directory, until
+        settings, image_size, channels, samples, judged, float32.quality, finetune, directory, until
     )
 
     def pruned(share: float, name: str) -> ImageClassifier:

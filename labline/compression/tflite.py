@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from labline.compression.candidates import FLOAT32, Evaluate, Lost, Tried, attempt, measured
+from labline.compression.candidates import FLOAT32, Evaluate, Judge, Lost, Quality, Tried, attempt, measured
 from labline.compression.choice import Search, choose
 from labline.export.tflite import export_tflite, quantize_tflite
 from labline.export.tflite_runtime import SUFFIX, interpreter, tflite_logits
 from labline.models.classifier import ImageClassifier
 from labline.usecase import Compression
-
-Judged = Callable[[Path], Mapping[str, float]]
 
 
 def search_tflite(
@@ -39,7 +37,7 @@ def search_tflite(
     """
     samples = calibration_images[: settings.calibration_samples]
 
-    def judged(path: Path) -> Mapping[str, float]:
+    def judged(path: Path) -> Quality:
         return evaluate(partial(tflite_logits, interpreter(path)))
 
     def exported(network: ImageClassifier, path: Path) -> Path:
@@ -59,7 +57,7 @@ def search_tflite(
 def choose_tflite(
     float32: Path,
     passes: Mapping[str, npt.NDArray[np.generic] | None],
-    judged: Judged,
+    judged: Judge,
     samples: npt.NDArray[np.generic],
     settings: Compression,
     unit: str = "images",
@@ -69,14 +67,14 @@ def choose_tflite(
     """Quantize a float32 TensorFlow Lite file, measure all and choose by the rule of `compression.choice.choose`.
 
     `passes` has for each int8 version its calibration samples, None for dynamic range; its file is `<name>.tflite`
-    beside `float32`. `judged` gives metrics of a file on validation, `samples` are what it takes, to time it on; `unit`
-    and `lost` as in `choose` and `measured`. A pass that fails becomes a note.
+    beside `float32`. `judged` gives the quality of a file on validation, `samples` are what it takes, to time it on;
+    `unit` and `lost` as in `choose` and `measured`. A pass that fails becomes a note.
     """
     candidates = _versions(float32, passes, judged)
     return choose(measured(candidates, samples, settings.max_metric_drop, seconds, lost), settings, unit)
 
 
-def _versions(float32: Path, passes: Mapping[str, npt.NDArray[np.generic] | None], judged: Judged) -> list[Tried]:
+def _versions(float32: Path, passes: Mapping[str, npt.NDArray[np.generic] | None], judged: Judge) -> list[Tried]:
     candidates = [Tried(FLOAT32, float32, judged(float32))]
     for name, calibration in passes.items():
         quantized = partial(quantize_tflite, float32, calibration=calibration)
@@ -87,7 +85,7 @@ def _versions(float32: Path, passes: Mapping[str, npt.NDArray[np.generic] | None
 def _smaller_files(
     name: str,
     exported: Callable[[Path], Path],
-    judged: Judged,
+    judged: Judge,
     samples: npt.NDArray[np.uint8],
     settings: Compression,
     directory: Path,

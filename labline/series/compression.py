@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from labline.compression.candidates import FLOAT32, Lost, Tried, attempt, measured
+from labline.compression.candidates import FLOAT32, Lost, Quality, Tried, attempt, measured
 from labline.compression.choice import Search, choose
 from labline.evaluation import classification_metrics
 from labline.export.onnx_runtime import session
@@ -40,8 +40,8 @@ def search_forecasters(
     may lose: absolutely where more is better, and relative to fp32 where it is a loss, which has no natural scale.
     """
 
-    def judged(path: Path) -> Mapping[str, float]:
-        return selected(onnx_forecasts(session(path), validation), validation, forecast)
+    def judged(path: Path) -> Quality:
+        return Quality(selected(onnx_forecasts(session(path), validation), validation, forecast))
 
     float32 = export_forecaster(model, directory / f"{FLOAT32}.onnx", features.window, len(features.inputs))
     candidates = [Tried(FLOAT32, float32, judged(float32))]

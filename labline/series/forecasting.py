@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -19,6 +20,7 @@ from scipy.stats import norm
 from torch import nn
 
 from labline.devices import choose_device
+from labline.distribution import ALONE, Distribution
 from labline.errors import BadInput
 from labline.evaluation import classification_metrics
 from labline.image_classification import balanced_order, class_weights
@@ -93,12 +95,14 @@ def fit_forecaster(
     forecast: ForecastSettings = ForecastSettings(),
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    distribution: Distribution = ALONE,
 ) -> Fitted[Forecaster]:
     """Train `backbone` (changed in place) on windows; see `labline.training.optimize`.
 
     Raises BadInput where windows, network and head do not fit together, LablineError where the loss is not finite.
     """
-    objective = SeriesForecasting(backbone, train, validation, settings, forecast, choose_device(settings.device))
+    device = choose_device(settings.device)
+    objective = SeriesForecasting(backbone, train, validation, settings, forecast, device, distribution)
     return optimize(objective, settings, checkpoint, on_epoch)
 
 
@@ -114,6 +118,9 @@ def predict(model: Forecaster, windows: WindowSource, batch_size: int = CHUNK, d
 class SeriesForecasting:
     """Windows and their targets, as a `labline.training.Objective`.
 
+    A series is a table: where several processes train together, each has all of it, and makes the windows of all of a
+    batch, so that any two can be mixed; it keeps those of its share.
+
     Losses are in the target's standardised unit, so that no learning rate depends on the unit of a series.
     """
 
@@ -127,7 +134,9 @@ class SeriesForecasting:
         settings: Training,
         forecast: ForecastSettings,
         device: torch.device,
+        distribution: Distribution = ALONE,
     ) -> None:
+        self.distribution = distribution
         self.outputs = _check(backbone, train, validation, settings, forecast)
         self.train, self.validation, self.settings, self.forecast = train, validation, settings, forecast
         self.device, self.samples = device, len(train)
@@ -147,14 +156,17 @@ class SeriesForecasting:
         return torch.randperm(self.samples, generator=generator, device=generator.device)
 
     def batch(self, positions_B: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Standardised, augmented windows B x T x F, with targets B, or probabilities B x K for classes."""
+        """Standardised, augmented windows B x T x F, with targets B, or probabilities B x K for classes: a share."""
         raw_BTF, targets_B = self.train.batch(positions_B.numpy())
         windows_BTF = self.model.normalize(torch.from_numpy(raw_BTF).to(self.device))
         targets = torch.from_numpy(targets_B).to(self.device)
         if self.forecast.head == "classes":
             targets = F.one_hot(targets.long(), self.outputs).float()
         policy, strength = self.forecast.policy, self.forecast.strength
-        return mix(augment(windows_BTF, policy, strength, generator), targets, policy, strength, generator)
+        windows_BTF = augment(windows_BTF, policy, strength, generator)
+        windows_BTF, targets = mix(windows_BTF, targets, policy, strength, generator)
+        share = self.distribution.share(len(positions_B))
+        return windows_BTF[share.start : share.stop], targets[share.start : share.stop]
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The head's loss of the backbone's outputs."""
@@ -175,7 +187,8 @@ class SeriesForecasting:
 
     def validation_batches(self) -> Iterator[torch.Tensor]:
         """Raw windows of the validation split."""
-        return (inputs_BTF for inputs_BTF, _ in _chunks(self.validation))
+        rank, size = self.distribution.rank, self.distribution.size
+        return (inputs_BTF for inputs_BTF, _ in islice(_chunks(self.validation), rank, None, size))
 
     def validate(self, outputs: torch.Tensor) -> dict[str, float]:
         """`loss`, as in training but without smoothing and weights, and every metric of the validation split."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from labline.compression.candidates import FLOAT32
+from labline.compression.candidates import FLOAT32, Quality
 from labline.compression.choice import Search
 from labline.compression.tflite import choose_tflite
 from labline.export.tflite import write_tflite
@@ -49,8 +48,8 @@ def search_forecasters_tflite(
     INT8 is of dynamic range: static quantization costs a recurrent state its precision.
     """
 
-    def judged(path: Path) -> Mapping[str, float]:
-        return selected(tflite_forecasts(path, validation), validation, forecast)
+    def judged(path: Path) -> Quality:
+        return Quality(selected(tflite_forecasts(path, validation), validation, forecast))
 
     path = directory / f"{FLOAT32}{SUFFIX}"
     float32 = export_forecaster_tflite(model, path, features.window, len(features.inputs))

@@ -57,7 +57,10 @@ def test_both_pages_are_served_and_ctrl_c_leaves_no_process(tmp_path: Path) -> N
         labline.kill()
 
 
-@pytest.mark.parametrize("option,other", [("--mlflow-port", "--prefect-port"), ("--prefect-port", "--mlflow-port")])
+PORTS = ("--mlflow-port", "--prefect-port")
+
+
+@pytest.mark.parametrize(("option", "other"), [PORTS, PORTS[::-1]])
 def test_a_port_in_use_is_bad_input(option: str, other: str) -> None:
     (free,) = free_ports(1)
     with socket.socket() as taken:

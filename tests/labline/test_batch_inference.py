@@ -29,6 +29,7 @@ from labline.batch_inference import (
 from labline.batch_inputs import list_input
 from labline.errors import BadInput
 from labline.packaged_model import PackagedModel, open_model
+from labline.sharding import processes
 from serving.answers import say
 from serving.decoding import Limits, decode_body
 
@@ -54,7 +55,8 @@ def answer(model: PackagedModel, tmp_path: Path) -> Answer:
         parts = tmp_path / "parts"
         parts.mkdir(exist_ok=True)
         job = Job("7", model.folder, listing.content, listing.column, parts, 8, 2**20)
-        answer_chunks(job, listing.read(finished_parts(parts)), workers, lambda samples: None)
+        with processes(workers) as pool:
+            answer_chunks(job, listing.read(finished_parts(parts)), pool, lambda samples: None)
         quarantine = tmp_path / "quarantine.parquet"
         put_together(parts, tmp_path / out, quarantine)
         read = pd.read_csv if out.endswith(".csv") else pd.read_parquet

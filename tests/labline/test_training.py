@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from labline.distribution import ALONE
 from labline.errors import BadInput, LablineError
 from labline.image_classification import METRICS, ImageClassification
 from labline.models import build
@@ -259,6 +260,7 @@ class Line:
 
     samples, unit = 64, "points"
     metrics = {"error": "lower", "agreement": "higher"}  # noqa: RUF012
+    distribution = ALONE
 
     def __init__(self, select: str) -> None:
         self.select = select

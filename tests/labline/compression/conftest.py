@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from labline.compression.candidates import Evaluate, Tried
+from labline.compression.candidates import Evaluate, Quality, Tried
 from labline.compression.conditions import Conditions, Finetune, Teach
 from labline.export.onnx import export_onnx
 from labline.export.onnx_runtime import onnx_logits, session
@@ -101,7 +101,7 @@ def judge() -> Callable[[Samples], Evaluate]:
 def accuracy_on(samples: Samples) -> Evaluate:
     """Judges a function from images to logits by its accuracy on them."""
     images, targets = samples
-    return lambda logits: {"accuracy": float((logits(images).argmax(axis=1) == targets).mean())}
+    return lambda logits: Quality({"accuracy": float((logits(images).argmax(axis=1) == targets).mean())})
 
 
 @pytest.fixture
@@ -113,12 +113,12 @@ def conditions(
     def make(settings: Compression) -> tuple[Conditions, Tried]:
         evaluate, samples = accuracy_on(draw_stripes(300, 4)), draw_stripes(64, 5)[0]
 
-        def judged(path: Path) -> dict[str, float]:
-            return dict(evaluate(lambda images: onnx_logits(session(path), images)))
+        def judged(path: Path) -> Quality:
+            return evaluate(lambda images: onnx_logits(session(path), images))
 
         path = export_onnx(trained, tmp_path / "fp32.onnx", 16, 1)
         float32 = Tried("fp32", path, judged(path))
         until = time.monotonic() + 60 * settings.minutes
-        return Conditions(settings, 16, 1, samples, judged, float32.metrics, finetune, tmp_path, until), float32
+        return Conditions(settings, 16, 1, samples, judged, float32.quality, finetune, tmp_path, until), float32
 
     return make

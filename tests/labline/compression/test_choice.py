@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from labline.compression.choice import choose, pareto_front
 from labline.usecase import Compression
 
-UNUSED = {"note": "", "path": None, "latency_ms_p99": 3.0}
+UNUSED = {"note": "", "lost_error": 0.0, "path": None, "latency_ms_p99": 3.0}
 FP32 = {"name": "fp32", "metric": 0.95, "bytes": 400, "latency_ms_p50": 2.0, "throughput": 500.0}
 BETTER = {"name": "int8-static", "metric": 0.949, "bytes": 100, "latency_ms_p50": 1.0, "throughput": 1000.0}
 
@@ -26,6 +26,10 @@ def table(*changes: dict[str, object]) -> pd.DataFrame:
     ("change", "reason"),
     [
         ({"within_budget": False, "lost": 0.02, "lost_in": "accuracy"}, "loses 0.0200 of accuracy, budget 0.005"),
+        (
+            {"within_budget": False, "lost": 0.004, "lost_error": 0.002},
+            "loses 0.0040 (± 0.0020) of accuracy, budget 0.005",
+        ),
         ({"latency_ms_p50": 2.1}, "is slower for one image: 2.1 ms against 2 ms"),
         ({"throughput": 400.0}, "is slower in batches: 400 images/s against 500"),
         ({"latency_ms_p50": 1.98}, "gains too little: latency_ms_p50 1.98 against 2"),

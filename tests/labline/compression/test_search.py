@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labline.compression.candidates import Evaluate
+from labline.compression.candidates import Evaluate, Quality
 from labline.compression.choice import Search
 from labline.compression.conditions import Finetune, Teach
 from labline.compression.search import search
@@ -25,6 +25,7 @@ COLUMNS = [
     "format",
     "metric",
     "lost",
+    "lost_error",
     "lost_in",
     "bytes",
     "latency_ms_p50",
@@ -81,7 +82,7 @@ def test_the_budget_holds_for_every_metric_not_only_the_declared_one(
         16,
         1,
         stripes(64, 5)[0],
-        evaluate=lambda logits: {"roc_auc": 0.99, "accuracy": next(seen)},
+        evaluate=lambda logits: Quality({"roc_auc": 0.99, "accuracy": next(seen)}),
         finetune=finetune,
         teach=teach,
         directory=tmp_path,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from labline.compression.candidates import LogitsFunction
+from labline.compression.candidates import LogitsFunction, Quality
 from labline.compression.pruning import prune
 from labline.compression.tflite import choose_tflite, search_tflite
 from labline.export.tflite_runtime import MODULES, interpreter, tflite_logits
@@ -28,10 +28,10 @@ def test_float_and_int8_compete_and_int8_keeps_its_decisions(
     images, targets = stripes(300, 4)
     calibration = stripes(64, 5)[0]
 
-    def accuracy(logits: LogitsFunction) -> dict[str, float]:
-        return {"accuracy": float((logits(images).argmax(axis=1) == targets).mean())}
+    def accuracy(logits: LogitsFunction) -> Quality:
+        return Quality({"accuracy": float((logits(images).argmax(axis=1) == targets).mean())})
 
-    def judged(path: Path) -> dict[str, float]:
+    def judged(path: Path) -> Quality:
         return accuracy(lambda images: tflite_logits(interpreter(path), images))
 
     settings = Compression(passes=["int8-static", "prune"], max_metric_drop=0.02)

@@ -45,8 +45,8 @@ def search(
     declared one first; none of them may lose more than the budget, since one alone can be blind: ROC-AUC does not see
     decisions move. `finetune` trains a pruned or rounded model for a short while and returns it, `teach` trains one of
     a share of the declared width from scratch; `seconds` is the measuring time a candidate in the budget, twice that
-    where speeds come out close. A pass that fails on this architecture becomes a note; only a failing fp32 export raises (see
-    `export_onnx`).
+    where speeds come out close. A pass that fails on this architecture becomes a note; only a failing fp32 export
+    raises (see `export_onnx`).
     """
     until = time.monotonic() + 60 * settings.minutes
     samples = calibration_images[: settings.calibration_samples]

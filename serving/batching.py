@@ -1,10 +1,11 @@
 """Continuous batching: what waits while the model is busy is its next batch, and nothing waits to fill one up.
 
-Where a batch runs is measured when a version is first seen (`measure`), not assumed. A small model answers sooner
+Where a batch runs is measured when a version is first seen (`measure`), not assumed. A very small model answers sooner
 than a thread can be woken and handed the interpreter lock, so its batches run on the event loop itself; requests that
 arrived in one turn of the loop make a batch. A larger model runs in a thread, so that the loop goes on reading
-requests meanwhile, and what they bring is the next batch. A batch holds samples of one version, and whoever sends a
-sample that the model fails on fails alone.
+requests and writing answers meanwhile, and what they bring is the next batch; batches are then no larger than pays,
+for a loop that waits for one batch of everybody has nothing to do. A batch holds samples of one version, and whoever
+sends a sample that the model fails on fails alone.
 
 Shape legend: N samples.
 """
@@ -15,7 +16,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -33,6 +34,8 @@ Outputs = list[Tensor]
 Outcome = Outputs | Exception
 
 LOOP_SECONDS = 0.004  # the longest that a batch may keep the event loop from its other work
+WAKING_SECONDS = 0.0001  # about what it takes to wake a thread and to get the interpreter lock back from it
+WORTHWHILE = 0.03  # share of a sample's time that a larger batch has to save
 RUNS = 7
 SWEEP_SECONDS = 0.25
 
@@ -209,19 +212,32 @@ class Batcher:
 
 
 def measure(served: Served) -> Placement:
-    """See how long runs of one sample and of ever larger batches take, and decide where they run.
-
-    On the loop where one sample takes less than a quarter of LOOP_SECONDS; its batches are then the largest power of
-    two that stays within LOOP_SECONDS.
-    """
+    """See how long runs of one sample and, of a small model, of ever larger batches take, and decide where they run."""
     most = served.serving.max_batch
-    alone = _seconds(served.model, 1)
+    seconds = {1: _seconds(served.model, 1)}
+    while seconds[1] <= LOOP_SECONDS / 4 and 2 * max(seconds) <= most:
+        taken = _seconds(served.model, 2 * max(seconds))
+        if taken > LOOP_SECONDS:
+            break
+        seconds[2 * max(seconds)] = taken
+    return place(seconds, most)
+
+
+def place(seconds: Mapping[int, float], most: int) -> Placement:
+    """Where a model runs of which batches of so many samples take so many seconds, and in batches of how many.
+
+    On the loop where one sample takes less than WAKING_SECONDS; its batches are then as large as was measured. Else in
+    a thread, in the smallest batches of which larger ones would not save a sample WORTHWHILE of its time, or, of a
+    model beside which the loop's own work is nothing, in batches of up to `most`.
+    """
+    alone = seconds[1]
     if alone > LOOP_SECONDS / 4:
         return Placement(False, most, alone)
-    batch = 1
-    while 2 * batch <= most and _seconds(served.model, 2 * batch) <= LOOP_SECONDS:
-        batch *= 2
-    return Placement(True, batch, alone)
+    if alone < WAKING_SECONDS:
+        return Placement(True, max(seconds), alone)
+    best = min(taken / batch for batch, taken in seconds.items())
+    paying = min(batch for batch, taken in seconds.items() if taken / batch <= best * (1 + WORTHWHILE))
+    return Placement(False, paying, alone)
 
 
 def output_names(model: PackagedModel) -> tuple[str, ...]:

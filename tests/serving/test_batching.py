@@ -18,7 +18,7 @@ from running_service import write_classifier
 
 from labline.errors import LablineError
 from labline.packaged_model import PackagedModel
-from serving.batching import Batcher, Placement, measure
+from serving.batching import Batcher, Placement, measure, place
 from serving.http import Unavailable
 from serving.versions import Served, load
 
@@ -192,3 +192,18 @@ def test_a_small_model_is_measured_to_run_on_the_loop(served: Served) -> None:
 
     assert placement.seconds > 0
     assert 1 <= placement.max_batch <= served.serving.max_batch
+
+
+@pytest.mark.parametrize(
+    ("seconds", "placement"),
+    [
+        # Done before a thread is awake.
+        ({1: 2e-5, 2: 3e-5, 4: 5e-5}, Placement(True, 4, 2e-5)),
+        # A sample takes 140, 131, 125 and 124 us: the loop writes answers while the thread runs the next eight.
+        ({1: 140e-6, 4: 524e-6, 8: 1000e-6, 16: 1984e-6}, Placement(False, 8, 140e-6)),
+        # Beside 20 ms the loop's own work is nothing: whatever batches save is saved.
+        ({1: 20e-3}, Placement(False, 64, 20e-3)),
+    ],
+)
+def test_batches_run_where_they_are_answered_soonest(seconds: dict[int, float], placement: Placement) -> None:
+    assert place(seconds, most=64) == placement

@@ -81,7 +81,7 @@ def test_what_was_answered_is_remembered_with_its_input(service: Running) -> Non
     answer = service.post("/predict", DARK.tobytes(), RAW, **{"x-source": "camera 7, part 12"}).json()
 
     store = FeedbackStore(service.settings.feedback)
-    for _ in range(200):
+    for _ in range(1200):
         if store.known(answer["id"]):
             break
         time.sleep(0.05)
@@ -103,8 +103,8 @@ def test_feedback_reaches_its_prediction_and_the_latest_counts(service: Running)
         assert (said.status_code, said.json()) == (200, {"accepted": 1})
 
     store = FeedbackStore(service.settings.feedback)
-    for _ in range(200):
-        if len(labels := store.labels(answer["id"])) == 2:
+    for _ in range(1200):  # the prediction and its labels arrive in files of their own, either first
+        if len(labels := store.labels(answer["id"])) == 2 and store.known(answer["id"]):
             break
         time.sleep(0.05)
     assert {label.label for label in labels} == {"bright", "dark"}

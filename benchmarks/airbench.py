@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labline.augmentation import crop
+from labline.augmentation import augment
 from labline.image_classification import Samples
 from labline.models.cnn import Whitening
 
@@ -114,7 +114,7 @@ class _Run:
         for positions_B in batches:
             images_BCHW = self.images_NCHW[positions_B]
             images_BCHW = torch.where(mirrored_N111[positions_B], images_BCHW.flip(-1), images_BCHW)
-            self._step(crop(images_BCHW, 0.25, generator), self.targets_N[positions_B])
+            self._step(augment(images_BCHW, ["crop"], 0.25, generator), self.targets_N[positions_B])
         if self.done == self.steps:
             self._lookahead(1.0)
         return len(batches) * self.batch

@@ -13,6 +13,7 @@ from prefect import flow  # noqa: E402  (Prefect reads its settings when it is i
 from prefect.artifacts import create_markdown_artifact  # noqa: E402
 from pydantic import PositiveInt  # noqa: E402
 
+from labline.engine import engine_of  # noqa: E402
 from tasks.predict import check_paths, predict, told  # noqa: E402
 from tasks.staged import staged_version  # noqa: E402
 from tasks.version import fetch_version  # noqa: E402
@@ -28,15 +29,19 @@ def batch_inference(
     batch_size: PositiveInt = 64,
     workers: PositiveInt | None = None,
     fresh: bool = False,
+    engine: str | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Write the answers to all samples in `source` to the file `out`; see `tasks.predict.predict`.
 
-    Asked is the version in `stage`, production or staging, or `version`, whatever its stage.
+    Asked is the version in `stage`, production or staging, or `version`, whatever its stage. `engine`, local or ray,
+    and the `address` of a Ray cluster override `[engine]` of the version's declaration.
     Returns the summary that `labline predict --json` prints. Raises BadInput or LablineError.
     """
     check_paths(Path(source), Path(out))
     fetched = fetch_version(*staged_version(usecase, stage, version))
-    predicted = predict(fetched, Path(source), Path(out), batch_size, workers, fresh)
+    who = engine_of(fetched.declaration.engine, engine, address)
+    predicted = predict(fetched, Path(source), Path(out), batch_size, workers, fresh, who)
     markdown = f"`{out}`: version {fetched.number}, {told(predicted)}, in {predicted.seconds:.1f} s\n\nfrom `{source}`"
     create_markdown_artifact(key=f"{usecase}-predictions", markdown=markdown, description=told(predicted))
     return {

@@ -27,6 +27,14 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a declared value: --set training.epochs=3. Repeatable."),
 ]
 
+EngineKind = Annotated[
+    str | None, typer.Option("--engine", metavar="KIND", help="local, or ray: on a cluster (docs/ray.md).")
+]
+EngineAddress = Annotated[
+    str | None,
+    typer.Option("--address", help="Of the Ray cluster: auto, or host:port; default: Ray on this machine, meanwhile."),
+]
+
 RegisteredName = Annotated[str, typer.Argument(metavar="USECASE", help="Name of a registered use case.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why: it goes into the history.")]
 Who = Annotated[str | None, typer.Option("--who", help="On whose behalf; default: LABLINE_USER, or your login.")]
@@ -98,6 +106,8 @@ def run(
     usecase: Usecase,
     data: DataPath = None,
     assignments: Assignments = None,
+    engine: EngineKind = None,
+    address: EngineAddress = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, cached or not.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why it is trained: the version remembers.")] = "",
     json: Json = False,
@@ -110,8 +120,9 @@ def run(
     [bold]labline run cifar10 --set training.epochs=5 --set model.width=0.5[/]
     """
     from flows.run import run_training
+    from labline.engine import engine_assignments
 
-    run_training(usecase, data, assignments or [], fresh, reason, json)
+    run_training(usecase, data, [*(assignments or []), *engine_assignments(engine, address)], fresh, reason, json)
 
 
 @app.command()
@@ -354,6 +365,8 @@ def predict(
         int | None, typer.Option("--workers", min=1, help="Processes; default: as many as processors.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Answer all again, whatever a run before has.")] = False,
+    engine: EngineKind = None,
+    address: EngineAddress = None,
     json: Json = False,
 ) -> None:
     """Let the version of USECASE in Production answer everything in INPUT, and write the answers to a file.
@@ -374,6 +387,8 @@ def predict(
         "batch_size": batch_size,
         "workers": workers,
         "fresh": fresh,
+        "engine": engine,
+        "address": address,
     }
     run_predict(usecase, source, options, json)
 
@@ -450,6 +465,8 @@ def tune(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.tuned.toml beside the declaration.")
     ] = None,
+    engine: EngineKind = None,
+    address: EngineAddress = None,
     json: Json = False,
 ) -> None:
     """Search for better settings of USECASE on its validation split, and write the winner as a declaration.
@@ -463,10 +480,11 @@ def tune(
     [bold]labline run steel.tuned[/]
     """
     from flows.tune import run_tuning
+    from labline.engine import engine_assignments
 
     options = {
         "data": data,
-        "assignments": assignments or [],
+        "assignments": [*(assignments or []), *engine_assignments(engine, address)],
         "trials": trials,
         "timeout_minutes": timeout,
         "parallel": parallel,

@@ -79,6 +79,7 @@ class Production:
         if self.storage:
             self.storage.make_bucket(BUCKET)
         yield list(self._servers(common, log))
+        yield [self._background(common, log)]  # of a database in which the server has made the tables
 
     def _foundations(self, common: Mapping[str, str], log: Callable[[str], Path]) -> Iterator[Place]:
         self.postgres.initialise()
@@ -106,14 +107,15 @@ class Production:
         python = [sys.executable, "-m"]
         mlflow = ["mlflow", "server", "--app-name", "basic-auth", "--workers", "1", *_on(self.mlflow_port)]
         yield _server("mlflow", python + mlflow, log, {**common, **self._mlflow()}, self.mlflow_port, "/health")
-        prefect = {**common, **self._prefect()}
         pages = ["prefect", "server", "start", "--no-services", *_on(self.prefect_port)]
-        yield _server("prefect", python + pages, log, prefect, self.prefect_port, "/api/health")
-        yield Place(
+        yield _server("prefect", python + pages, log, {**common, **self._prefect()}, self.prefect_port, "/api/health")
+
+    def _background(self, common: Mapping[str, str], log: Callable[[str], Path]) -> Place:
+        return Place(
             "background",
-            [*python, "prefect", "server", "services", "start"],
+            [sys.executable, "-P", "-m", "flows.background"],
             log("background"),
-            prefect,
+            {**common, **self._prefect()},
             self.redis.services_since,
             grace_seconds=SERVER_GRACE_SECONDS,
         )
@@ -136,6 +138,7 @@ class Production:
         """The variables of the Prefect server and of its background services."""
         return {
             "PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{self.passwords['prefect_api']}",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # which is their log here
             "PREFECT_SERVER_DATABASE_DRIVER": "postgresql+asyncpg",
             "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",
             "PREFECT_SERVER_DATABASE_PORT": str(self.postgres.port),

@@ -43,9 +43,11 @@ def run_replay(usecase: str, options: Mapping[str, Any], json: bool) -> None:
     Raises BadInput for what cannot be sent, LablineError where the service does not answer or answers to nothing.
     """
     from flows.replaying import replay
+    from tasks.environment import load_environment
     from tasks.staged import staged_version
     from tasks.version import fetch_version
 
+    load_environment()  # it brings the service's key too
     seed = options["seed"] if options["seed"] is not None else int(time.time()) % LARGEST_SEED
     plan = _plan(options, seed)
     stream = _stream(fetch_version(*staged_version(usecase)), options, seed)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from flows.accounts import check_accounts
 from flows.preloading import collect_rarely, preload
 from labline.series.usecase import SeriesUseCase
 from labline.usecase import UseCase
+from tasks.cluster import require_cluster
 from tasks.environment import USECASES, load_environment
 
 
@@ -43,6 +45,7 @@ def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterato
 
     load_environment()
     declaration = load_usecase(usecase, USECASES, assignments, data)
+    require_cluster(declaration.engine)
     with embedded_server(meanwhile=preload):
         yield declaration
 
@@ -51,8 +54,10 @@ def _prepared(usecase: str, data: str | None, assignments: list[str]) -> Iterato
 def embedded_server(meanwhile: Callable[[Callable[[], bool]], None] | None = None) -> Iterator[None]:
     """Have Prefect's embedded server, where none is configured, start while we import what is needed inside.
 
-    `meanwhile` is called then with a function that says whether there is still something to wait for.
+    `meanwhile` is called then with a function that says whether there is still something to wait for. Raises BadInput
+    where a server that is configured refuses the account: hours of work would end with it.
     """
+    check_accounts(os.environ.get("PREFECT_API_URL", ""), os.environ["MLFLOW_TRACKING_URI"])
     _quiet_libraries()
     collect_rarely()
     if os.environ.get("PREFECT_API_URL"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner  # noqa: E402
 
 from flows.summary import page_links, stage_rows  # noqa: E402
 from labline.declaration import load_usecase, own_modules, read_declaration  # noqa: E402
+from labline.engine import Engine  # noqa: E402
 from labline.errors import LablineError  # noqa: E402
 from labline.references import DatasetRef  # noqa: E402
 from labline.series.usecase import SeriesUseCase  # noqa: E402
@@ -29,9 +31,11 @@ from labline.tuning.study import Attempt, attempts, tried  # noqa: E402
 from labline.usecase import ImageUseCase, UseCase  # noqa: E402
 from tasks.augment import augment  # noqa: E402
 from tasks.clean import clean  # noqa: E402
+from tasks.cluster import cluster_processors, engaged  # noqa: E402
 from tasks.found import Found, judge, show, write_winner  # noqa: E402
 from tasks.ingest import ingest  # noqa: E402
 from tasks.observer import StageRecord, observer  # noqa: E402
+from tasks.ray_trials import ray_runner  # noqa: E402
 from tasks.searching import (  # noqa: E402
     Search,
     SearchRecording,
@@ -68,10 +72,10 @@ def tuning(
 ) -> dict[str, Any]:
     """Search for better settings of a use case, beginning with those that it declares.
 
-    `trials` and `timeout_minutes` override `[tuning]`; `parallel` trials train at once, in processes of their own; a
-    study of the same declaration and data is gone on with up to `trials` in all, unless `fresh`. Writes the winner to
-    `out` (default: NAME.tuned.toml beside the declaration) and returns the summary that `labline tune --json` prints.
-    Raises BadInput or LablineError.
+    `trials` and `timeout_minutes` override `[tuning]`; `parallel` trials train at once, in processes of their own or on
+    the declared Ray cluster; a study of the same declaration and data is gone on with up to `trials` in all, unless
+    `fresh`. Writes the winner to `out` (default: NAME.tuned.toml beside the declaration) and returns the summary that
+    `labline tune --json` prints. Raises BadInput or LablineError.
     """
     begun = time.time()
     own_modules(usecase)
@@ -80,28 +84,30 @@ def tuning(
     declaration = comparable(declaration, space)
     minutes = timeout_minutes or declaration.tuning.timeout_minutes
     deadline = begun + 60 * minutes if minutes else None
-    with alone_in_tuning(declaration.name), recorded(declaration) as record:
+    with engaged(declaration.engine), alone_in_tuning(declaration.name), recorded(declaration) as record:
         with turn(declaration.name, storage_root()):
             dataset, training_key = prepare(declaration)
         search = begin(usecase, declaration, space, dataset, training_key, fresh)
         record.belong_to(search.study)
         resume(search, record)
-        orders = wanted(search, record.run_id, trials or declaration.tuning.trials, deadline, threads_of(parallel))
-        if parallel == 1:
+        threads = threads_of(parallel, declaration.engine)
+        orders = wanted(search, record.run_id, trials or declaration.tuning.trials, deadline, threads)
+        if threads is None:
             one_by_one(search, orders)
         else:
-            several_at_once(search, orders, parallel)
+            several_at_once(search, orders, parallel, declaration.engine)
         return conclude(search, record, usecase, data, assignments or [], out)
 
 
 def prepare(declaration: UseCase) -> tuple[DatasetRef, str]:
-    """The data stages, cached as ever, and a digest of all that then decides training."""
+    """The data stages, cached as ever, and a digest of all that then decides training, by one process a trial."""
+    alone = declaration.model_copy(update={"engine": Engine()})
     if isinstance(declaration, SeriesUseCase):
         series = clean_series(declaration, validate_series(declaration, ingest_series(declaration)))
-        return series, train_series.key(declaration, series)
+        return series, train_series.key(alone, series)
     assert isinstance(declaration, ImageUseCase)
     images = clean(declaration, validate(declaration, ingest(declaration)))
-    return images, train.key(declaration, images, augment(declaration, images))
+    return images, train.key(alone, images, augment(declaration, images))
 
 
 def resume(search: Search, record: SearchRecording) -> None:
@@ -113,9 +119,9 @@ def resume(search: Search, record: SearchRecording) -> None:
         observer.get().said(f"study {search.study.study_name}: {len(done)} trials are known{broken_off}")
 
 
-def trial_runner(parallel: int) -> TaskRunner[Any]:
+def trial_runner(parallel: int, engine: Engine) -> AbstractContextManager[TaskRunner[Any]]:
     """Where trials run that are not run right here: in processes, because torch's random numbers belong to one."""
-    return ProcessPoolTaskRunner(max_workers=parallel)
+    return ProcessPoolTaskRunner(max_workers=parallel) if engine.kind == "local" else ray_runner(parallel)
 
 
 @task(name="trial", task_run_name="trial-{order.index}", persist_result=False)
@@ -135,16 +141,17 @@ def one_by_one(search: Search, orders: Iterator[tuple[TrialOrder, float]]) -> No
         settle(search, order, begun, run_trial(order, return_state=True))
 
 
-def several_at_once(search: Search, orders: Iterator[tuple[TrialOrder, float]], parallel: int) -> None:
+def several_at_once(search: Search, orders: Iterator[tuple[TrialOrder, float]], parallel: int, engine: Engine) -> None:
     """Keep so many trials training; what one came to is known before the next is proposed."""
     flying: dict[PrefectFuture[Any], tuple[TrialOrder, float]] = {}
-    with trial_runner(parallel) as runner:
+    with trial_runner(parallel, engine) as runner:
         while True:
             while len(flying) < parallel and (found := next(orders, None)) is not None:
                 flying[runner.submit(run_trial, {"order": found[0]})] = found
             if not flying:
                 return
             future = next(as_completed(list(flying)))
+            future.wait()  # it may only know that it has ended, not how
             settle(search, *flying.pop(future), future.state)
 
 
@@ -171,11 +178,12 @@ def wanted(
         yield replace(order, declaration=declaration.model_dump_json(), dataset=dataset.directory), begun
 
 
-def threads_of(parallel: int) -> int | None:
-    """Torch's threads for each of several trials at once: they share what one would have."""
-    if parallel == 1:
+def threads_of(parallel: int, engine: Engine) -> int | None:
+    """Torch's threads for each of several trials at once: they share what one would have; None: right here."""
+    if parallel == 1 and engine.kind == "local":
         return None
-    return max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // parallel)
+    there = os.cpu_count() or 1 if engine.kind == "local" else int(cluster_processors())
+    return max(1, int(os.environ.get("OMP_NUM_THREADS") or there) // parallel)
 
 
 def settle(search: Search, order: TrialOrder, begun: float, state: State[Any] | None) -> None:

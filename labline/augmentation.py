@@ -17,29 +17,33 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
+from labline.draws import Draws
+
 if TYPE_CHECKING:
     from labline.usecase import ImageTransform
 
-Transform = Callable[[torch.Tensor, float, torch.Generator], torch.Tensor]
+Transform = Callable[[torch.Tensor, float, Draws], torch.Tensor]
 
 
 def augment(
     images_NCHW: torch.Tensor,
     policy: Sequence[ImageTransform],
     strength: float,
-    generator: torch.Generator,
+    generator: torch.Generator | Draws,
     mirrored_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Pass every image through the policy's transforms, in the fixed order of TRANSFORMS.
 
     `mirrored_N` says which images `flip` mirrors; without it, chance does. `mixup` and `cutmix` change labels too and
-    are left to `mix`. The input is never written to.
+    are left to `mix`. Images that are not all of their batch come with `Draws`.
+    The input is never written to.
     """
+    draws = generator if isinstance(generator, Draws) else Draws(generator, len(images_NCHW))
     for name, transform in TRANSFORMS.items():
         if name == "flip" and name in policy and mirrored_N is not None:
             images_NCHW = torch.where(mirrored_N.view(-1, 1, 1, 1), images_NCHW.flip(-1), images_NCHW)
         elif name in policy:
-            images_NCHW = transform(images_NCHW, strength, generator)
+            images_NCHW = transform(images_NCHW, strength, draws)
     return images_NCHW
 
 
@@ -57,16 +61,21 @@ def mix(
     arXiv:1905.04899) with alpha = 2 x strength, that is their papers' 0.2 and 1 at the default strength.
     A policy with both takes one of them for each batch. Without either, everything comes back as it was.
     """
+    if not mixes(policy, strength):
+        return images_NCHW, targets_N
     mixers = [v2.MixUp(alpha=0.4 * strength, num_classes=classes)] if "mixup" in policy else []
     mixers += [v2.CutMix(alpha=2 * strength, num_classes=classes)] if "cutmix" in policy else []
-    if not mixers or strength == 0:
-        return images_NCHW, targets_N
     # torchvision draws from the global generators; ours decides what they hold, and only in here.
     seed, choice = torch.randint(2**31, (2,), generator=generator, device=generator.device).tolist()
     with torch.random.fork_rng(devices=[images_NCHW.device] if images_NCHW.is_cuda else []):
         torch.manual_seed(seed)
         mixed_NCHW, targets_NK = mixers[choice % len(mixers)](images_NCHW, targets_N)
     return mixed_NCHW, targets_NK
+
+
+def mixes(policy: Sequence[ImageTransform], strength: float) -> bool:
+    """Whether `mix` changes anything."""
+    return strength > 0 and ("mixup" in policy or "cutmix" in policy)
 
 
 @dataclass(frozen=True)
@@ -90,23 +99,23 @@ def before_after(
     return BeforeAfter(np.asarray(images_NHWC), pixels_NCHW.permute(0, 2, 3, 1).contiguous().numpy())
 
 
-def flip(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def flip(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Mirror half of the images left to right."""
-    return torch.where(_half(images_NCHW, generator), images_NCHW.flip(-1), images_NCHW)
+    return torch.where(_half(draws), images_NCHW.flip(-1), images_NCHW)
 
 
-def flip_vertical(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def flip_vertical(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Mirror half of the images top to bottom."""
-    return torch.where(_half(images_NCHW, generator), images_NCHW.flip(-2), images_NCHW)
+    return torch.where(_half(draws), images_NCHW.flip(-2), images_NCHW)
 
 
-def rotate90(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def rotate90(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Turn every image by 0, 1, 2 or 3 quarters; images must be square."""
-    images_NCHW = torch.where(_half(images_NCHW, generator), images_NCHW.flip(-1).flip(-2), images_NCHW)
-    return torch.where(_half(images_NCHW, generator), images_NCHW.rot90(1, (-2, -1)), images_NCHW)
+    images_NCHW = torch.where(_half(draws), images_NCHW.flip(-1).flip(-2), images_NCHW)
+    return torch.where(_half(draws), images_NCHW.rot90(1, (-2, -1)), images_NCHW)
 
 
-def crop(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def crop(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Shift every image by up to strength x a quarter of its size, the border filled by reflection.
 
     At the default strength this is the 4-pixel crop of He et al. 2015 (arXiv:1512.03385) on 32 pixels.
@@ -117,16 +126,16 @@ def crop(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator)
         return images_NCHW
     padded_NCHW = F.pad(images_NCHW, (reach,) * 4, mode="reflect")
     windows_NCYXHW = padded_NCHW.unfold(2, height, 1).unfold(3, width, 1)
-    top_N, left_N = _integers(2 * reach + 1, images_NCHW, generator), _integers(2 * reach + 1, images_NCHW, generator)
+    top_N, left_N = draws.integers(2 * reach + 1), draws.integers(2 * reach + 1)
     samples_N = torch.arange(len(images_NCHW), device=images_NCHW.device)
     return windows_NCYXHW[samples_N, :, top_N, left_N]
 
 
-def affine(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def affine(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Turn, scale and shift every image, by up to 30 degrees, 30 % and 15 % at strength 1; borders are reflected."""
-    angle_N = _signed(images_NCHW, generator) * strength * torch.pi / 6
-    scale_N = 1 + _signed(images_NCHW, generator) * strength * 0.3
-    shift_N2 = torch.stack([_signed(images_NCHW, generator), _signed(images_NCHW, generator)], dim=1) * strength * 0.3
+    angle_N = _signed(draws) * strength * torch.pi / 6
+    scale_N = 1 + _signed(draws) * strength * 0.3
+    shift_N2 = torch.stack([_signed(draws), _signed(draws)], dim=1) * strength * 0.3
     cos_N, sin_N = angle_N.cos() * scale_N, angle_N.sin() * scale_N
     rotation_N22 = torch.stack([torch.stack([cos_N, -sin_N], dim=1), torch.stack([sin_N, cos_N], dim=1)], dim=1)
     theta_N23 = torch.cat([rotation_N22, shift_N2.unsqueeze(2)], dim=2).to(images_NCHW.dtype)
@@ -134,29 +143,29 @@ def affine(images_NCHW: torch.Tensor, strength: float, generator: torch.Generato
     return F.grid_sample(images_NCHW, grid_NHW2, padding_mode="reflection", align_corners=False)
 
 
-def photometric(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def photometric(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Change contrast by up to a factor of 2, and brightness by up to one standard deviation, at strength 1."""
-    contrast_N111 = 2 ** (_signed(images_NCHW, generator) * strength)
-    brightness_N111 = _signed(images_NCHW, generator) * strength
+    contrast_N111 = 2 ** (_signed(draws) * strength)
+    brightness_N111 = _signed(draws) * strength
     return images_NCHW * contrast_N111.view(-1, 1, 1, 1) + brightness_N111.view(-1, 1, 1, 1)
 
 
-def noise(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def noise(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Add Gaussian noise whose deviation is drawn for each image, up to 0.4 of the images' own at strength 1."""
-    deviation_N = torch.rand(len(images_NCHW), generator=generator, device=images_NCHW.device) * strength * 0.4
-    pattern_NCHW = torch.randn(images_NCHW.shape, generator=generator, device=images_NCHW.device)
+    deviation_N = draws.uniform() * strength * 0.4
+    pattern_NCHW = draws.normal(*images_NCHW.shape[1:])
     return images_NCHW + pattern_NCHW * deviation_N.view(-1, 1, 1, 1)
 
 
-def erase(images_NCHW: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+def erase(images_NCHW: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Set a random square, of sides up to half the image at strength 1, to the mean of all images.
 
     Random erasing, Zhong et al. 2017 (arXiv:1708.04896).
     """
     height, width = images_NCHW.shape[-2:]
-    side_N = torch.rand(len(images_NCHW), generator=generator, device=images_NCHW.device) * strength / 2
-    inside_NH = _interval(height, side_N, generator)
-    inside_NW = _interval(width, side_N, generator)
+    side_N = draws.uniform() * strength / 2
+    inside_NH = _interval(height, side_N, draws)
+    inside_NW = _interval(width, side_N, draws)
     return images_NCHW.masked_fill((inside_NH[:, :, None] & inside_NW[:, None, :]).unsqueeze(1), 0.0)
 
 
@@ -173,20 +182,16 @@ TRANSFORMS: dict[ImageTransform, Transform] = {
 }
 
 
-def _half(images_NCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return _integers(2, images_NCHW, generator).bool().view(-1, 1, 1, 1)
+def _half(draws: Draws) -> torch.Tensor:
+    return draws.integers(2).bool().view(-1, 1, 1, 1)
 
 
-def _integers(below: int, images_NCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.randint(below, (len(images_NCHW),), generator=generator, device=images_NCHW.device)
+def _signed(draws: Draws) -> torch.Tensor:
+    return draws.uniform() * 2 - 1
 
 
-def _signed(images_NCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(len(images_NCHW), generator=generator, device=images_NCHW.device) * 2 - 1
-
-
-def _interval(length: int, share_N: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _interval(length: int, share_N: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Per sample a random stretch of `share_N` of `length` positions: boolean N x length."""
-    centre_N1 = torch.rand(len(share_N), 1, generator=generator, device=share_N.device) * length
+    centre_N1 = draws.uniform(1) * length
     positions_L = torch.arange(length, device=share_N.device) + 0.5
     return (positions_L - centre_N1).abs() < share_N[:, None] * length / 2

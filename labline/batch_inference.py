@@ -8,15 +8,12 @@ Shape legend: N samples, H height, W width, C channels, K classes, Q quantiles, 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from concurrent.futures import BrokenExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +24,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from labline.data.decoding import SUFFIXES, Refusal, decode
-from labline.data.storing import Read, end_with_parent, open_container
+from labline.data.storing import Read, open_container
 from labline.errors import LablineError
 from labline.packaged_model import PackagedModel, open_model
 from labline.series.answers import class_probabilities, quantile_mean
+from labline.sharding import Pool, refuse_elsewhere
 
 if TYPE_CHECKING:
     from labline.batch_inputs import Chunk
@@ -73,31 +71,20 @@ class _Open:
     arrays: dict[str, Tensor] = field(default_factory=dict)
 
 
-def answer_chunks(job: Job, chunks: Iterable[Chunk], workers: int, on_progress: Progress) -> None:
+def answer_chunks(job: Job, chunks: Iterable[Chunk], pool: Pool, on_progress: Progress) -> None:
     """Make the part of every chunk; `on_progress` is told the samples of each that is done.
 
-    No more chunks are read than `workers` processes are busy with, twice over. Raises LablineError where a process
-    dies or the model fails, OSError where a part finds no room.
+    The processes of `pool` find model, input and parts under the same paths. Raises LablineError where a process dies
+    or the model fails, OSError where a part finds no room.
     """
-    if workers == 1:
-        with ExitStack() as files:
-            opened = _opened(job, files)
-            for chunk in chunks:
-                _answer(opened, chunk)
-                on_progress(chunk.samples)
-        return
-    context = multiprocessing.get_context("spawn")  # the caller may run threads, which a fork would leave half-locked
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(job,)) as pool:
-        try:
-            for samples in _in_turn(pool, chunks, 2 * workers):
-                on_progress(samples)
-        except BrokenProcessPool as error:
-            raise LablineError(
-                "A process that answers died, most likely for want of memory: lower --batch-size or --workers, and "
-                "run it again; it goes on where it was."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        for samples in pool.over(_answering, job, chunks):
+            on_progress(samples)
+    except BrokenExecutor as error:
+        raise LablineError(
+            "A process that answers died, most likely for want of memory: lower --batch-size or --workers, and "
+            "run it again; it goes on where it was."
+        ) from error
 
 
 def finished_parts(parts: Path) -> set[int]:
@@ -238,36 +225,15 @@ def _answers(opened: _Open, inputs: Tensor) -> Tensor:
     return np.concatenate(batches) if batches else opened.model.predict(inputs)
 
 
-# --- processes and files -----------------------------------------------------------------------------------------
+# --- models and files --------------------------------------------------------------------------------------------
 
 
-_process: _Open | None = None  # of an answering process, until it ends
-_process_files = ExitStack()
-
-
-def _start_process(job: Job) -> None:
-    global _process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    _process = _opened(job, _process_files)
-
-
-def _answer_in_process(chunk: Chunk) -> int:
-    assert _process is not None, "_start_process runs first"
-    return _answer(_process, chunk)
-
-
-def _in_turn(pool: ProcessPoolExecutor, chunks: Iterable[Chunk], most: int) -> Iterator[int]:
-    """The samples of each chunk that is done; so many are under way at once."""
-    running: set[Future[int]] = set()
-    for chunk in chunks:
-        if len(running) >= most:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-        running.add(pool.submit(_answer_in_process, chunk))
-    while running:
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        yield from (future.result() for future in done)
+@contextmanager
+def _answering(job: Job) -> Iterator[Callable[[Chunk], int]]:
+    """Hold model and input open for chunks to be answered."""
+    refuse_elsewhere(job.parts)
+    with ExitStack() as files:
+        yield partial(_answer, _opened(job, files))
 
 
 def _opened(job: Job, files: ExitStack) -> _Open:

@@ -1,6 +1,6 @@
 """Image classification as the training loop sees it: batches, augmentation, cross entropy, validation, calibration.
 
-Shape legend: N samples, H x W pixels, C channels, K classes, B samples of a batch.
+Shape legend: N samples, H x W pixels, C channels, K classes, B samples of a batch, S of them here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import nn
 
-from labline.augmentation import augment, mix
+from labline.augmentation import augment, mix, mixes
+from labline.data.dataset import MappedImages
 from labline.devices import choose_device
+from labline.distribution import ALONE, Distribution
+from labline.draws import Draws
 from labline.errors import BadInput
 from labline.evaluation import classification_metrics
 from labline.models.classifier import ImageClassifier
@@ -28,9 +31,12 @@ if TYPE_CHECKING:
     from labline.usecase import Augmentation, Metric, Training
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
+Images = npt.NDArray[np.uint8] | MappedImages
 Samples = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+SomeSamples = tuple[Images, npt.NDArray[np.int64]]  # Samples, or those that are read when they are asked for
 
 WHITENING_SAMPLES = 5000  # of airbench, Jordan 2024, arXiv:2404.00498
+PIECE = 4096  # images that are read at once
 RESIDENT_SHARE = 0.5  # of the GPU's free memory that training images may take
 
 
@@ -46,27 +52,29 @@ class ImageClassification:
     def __init__(
         self,
         backbone: nn.Module,
-        train: Samples,
-        validation: Samples,
+        train: SomeSamples,
+        validation: SomeSamples,
         settings: Training,
         augmentation: Augmentation | None,
         device: torch.device,
+        distribution: Distribution = ALONE,
     ) -> None:
         self.classes = _check(backbone, train, validation, settings)
+        self.distribution = distribution
         self.train, self.validation, self.settings = train, validation, settings
         self.policy, self.strength = (augmentation.policy, augmentation.strength) if augmentation else ([], 0.0)
         self.device, self.samples, self.epoch = device, len(train[1]), 0
         self.select: str = settings.select
-        model = ImageClassifier(backbone, *_pixel_statistics(train[0])).to(device)
+        model = ImageClassifier(backbone, *_pixel_statistics(train[0], distribution)).to(device)
         self.model = model.to(memory_format=torch.channels_last)
         self.backbone = model.backbone
-        self.images_NHWC = _resident(_tensor(train[0]), device)
+        self.images_NHWC = _resident(train[0], device)
         self.targets_N = torch.from_numpy(np.ascontiguousarray(train[1]))
         self.class_weights_K = class_weights(self.targets_N, self.classes)
         # Of each image, whether the first epoch mirrors it; every other epoch then shows its other side.
         self.mirrored_N = torch.rand(self.samples, generator=torch.Generator().manual_seed(settings.seed)) < 0.5
-        some_NHWC = self.images_NHWC[:: -(-len(self.images_NHWC) // WHITENING_SAMPLES)]  # of all classes, where sorted
-        fit_whitening(backbone, model.normalize(some_NHWC.to(device)))
+        some_N = torch.arange(0, self.samples, -(-self.samples // WHITENING_SAMPLES))  # of all classes, where sorted
+        fit_whitening(backbone, model.normalize(self._images(some_N)))
 
     def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """Positions of one epoch: shuffled, or drawn with every class equally likely."""
@@ -76,13 +84,26 @@ class ImageClassification:
         return torch.randperm(self.samples, generator=generator, device=generator.device)
 
     def batch(self, positions_B: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised, augmented float images B x C x H x W, channels last, with class indices or probabilities."""
-        images_BCHW = self.model.normalize(self.images_NHWC[positions_B.to(self.images_NHWC.device)].to(self.device))
-        targets = self.targets_N[positions_B].to(self.device)
-        policy, strength = self.policy, self.strength
-        images_BCHW = augment(images_BCHW, policy, strength, generator, self._mirrored(positions_B))
-        images_BCHW, targets = mix(images_BCHW, targets, self.classes, policy, strength, generator)
-        return images_BCHW.contiguous(memory_format=torch.channels_last), targets
+        """Normalised, augmented float images, channels last, with class indices or probabilities: this process's share.
+
+        Images are mixed with those before them in the batch. The one before the share is read too, and left out then.
+        """
+        policy, strength, share = self.policy, self.strength, self.distribution.share(len(positions_B))
+        before = 1 if len(share) < len(positions_B) and mixes(policy, strength) else 0
+        rows_S = torch.arange(share.start - before, share.stop) % len(positions_B)
+        mine_S = positions_B[rows_S]
+        draws = Draws(generator, len(positions_B), rows_S if len(share) < len(positions_B) else None)
+        images_SCHW = self.model.normalize(self._images(mine_S))
+        images_SCHW = augment(images_SCHW, policy, strength, draws, self._mirrored(mine_S))
+        targets = self.targets_N[mine_S].to(self.device)
+        images_SCHW, targets = mix(images_SCHW, targets, self.classes, policy, strength, generator)
+        return images_SCHW[before:].contiguous(memory_format=torch.channels_last), targets[before:]
+
+    def _images(self, positions_B: torch.Tensor) -> torch.Tensor:
+        """Raw training images on the device."""
+        if isinstance(self.images_NHWC, torch.Tensor):
+            return self.images_NHWC[positions_B.to(self.images_NHWC.device)].to(self.device)
+        return torch.from_numpy(self.images_NHWC[positions_B.numpy()]).to(self.device)
 
     def _mirrored(self, positions_B: torch.Tensor) -> torch.Tensor | None:
         """Alternating flip of Jordan 2024 (arXiv:2404.00498, section 3.6): two epochs show both sides of all images.
@@ -103,9 +124,9 @@ class ImageClassification:
         )
 
     def validation_batches(self) -> Iterator[torch.Tensor]:
-        """Raw images of the validation split."""
-        images = self.validation[0]
-        return (_tensor(images[start : start + 1000]) for start in _starts(images, 1000))
+        """Raw images of the validation split: of its batches, every `size`-th."""
+        images, mine = self.validation[0], slice(self.distribution.rank, None, self.distribution.size)
+        return (_tensor(images[start : start + 1000]) for start in _starts(images, 1000)[mine])
 
     def validate(self, logits_NK: torch.Tensor) -> dict[str, float]:
         """`loss` and every metric of the validation split."""
@@ -123,12 +144,12 @@ class ImageClassification:
         yield repr((self.policy, self.strength)).encode()
         for images, targets in (self.train, self.validation):
             yield repr(images.shape).encode()
-            yield np.ascontiguousarray(images).data
+            yield from (np.ascontiguousarray(some).data for some in _pieces(images, self.distribution))
             yield np.ascontiguousarray(targets).data
 
 
 def predict_logits(
-    model: ImageClassifier, images: npt.NDArray[np.uint8], batch_size: int = 512, device: str = "cpu"
+    model: ImageClassifier, images: Images, batch_size: int = 512, device: str = "cpu"
 ) -> npt.NDArray[np.float32]:
     """Calibrated float32 logits N x K of uint8 N x H x W x C images; the model is left on `device`, evaluating."""
     target = choose_device(device)
@@ -169,19 +190,20 @@ def balanced_order(targets_N: torch.Tensor, class_weights_K: torch.Tensor, gener
     return torch.multinomial(weights_N, len(targets_N), replacement=True, generator=generator)
 
 
-def _pixel_statistics(images_NHWC: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation per channel, from exact counts of the 256 pixel values."""
-    values = np.arange(256.0)
-    counts_CV = np.stack(
-        [np.bincount(images_NHWC[..., c].ravel(), minlength=256) for c in range(images_NHWC.shape[-1])]
-    )
+def _pixel_statistics(images_NHWC: Images, distribution: Distribution) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation per channel, from exact counts of the 256 pixel values in everyone's share."""
+    values, channels = np.arange(256.0), range(images_NHWC.shape[-1])
+    counted_CV = np.zeros((len(channels), 256), np.int64)
+    for some_NHWC in _pieces(images_NHWC, distribution):
+        counted_CV += np.stack([np.bincount(some_NHWC[..., c].ravel(), minlength=256) for c in channels])
+    counts_CV = distribution.add(torch.from_numpy(counted_CV)).numpy()
     shares_CV = counts_CV / counts_CV.sum(axis=1, keepdims=True)
     mean_C = shares_CV @ values
     std_C = np.sqrt(shares_CV @ values**2 - mean_C**2)
     return torch.from_numpy(mean_C).float(), torch.from_numpy(std_C).float()
 
 
-def _check(backbone: nn.Module, train: Samples, validation: Samples, settings: Training) -> int:
+def _check(backbone: nn.Module, train: SomeSamples, validation: SomeSamples, settings: Training) -> int:
     """The number of classes the network tells apart; raises BadInput where data and network do not fit."""
     for name, (images, targets) in (("train", train), ("validation", validation)):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(targets) or len(images) == 0:
@@ -201,8 +223,20 @@ def _check(backbone: nn.Module, train: Samples, validation: Samples, settings: T
     return int(classes)
 
 
-def _resident(images_NHWC: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The images on a GPU that has room for them, so that no step waits for a copy; where they are otherwise."""
+def _pieces(images: Images, distribution: Distribution) -> Iterator[npt.NDArray[np.uint8]]:
+    """This process's share of the images, a few at a time."""
+    share = distribution.share(len(images))
+    return (images[start : min(start + PIECE, share.stop)] for start in share[::PIECE])
+
+
+def _resident(images: Images, device: torch.device) -> torch.Tensor | Images:
+    """The images on a GPU that has room for them, so that no step waits for a copy; where they are otherwise.
+
+    What is read from disk when asked for stays there.
+    """
+    if not isinstance(images, np.ndarray):
+        return images
+    images_NHWC = _tensor(images)
     if device.type != "cuda" or images_NHWC.numel() > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return images_NHWC
     return images_NHWC.to(device)
@@ -212,5 +246,5 @@ def _tensor(images: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images))
 
 
-def _starts(images: npt.NDArray[np.uint8], batch_size: int) -> range:
+def _starts(images: Images, batch_size: int) -> range:
     return range(0, max(len(images), 1), batch_size)  # no images make one empty batch

@@ -3,6 +3,8 @@
 What images and series do differently, an `Objective` says: `labline.image_classification` has that of images,
 `labline.series.forecasting` that of series.
 
+Several processes can train together, each with its share of every batch (`labline.distribution`); each runs this loop.
+
 Shape legend: N samples, B samples of a batch.
 """
 
@@ -14,7 +16,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -26,8 +28,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from labline.devices import choose_device, choose_precision, sound_kernels
+from labline.distribution import ALONE, Distribution
 from labline.errors import BadInput, LablineError, nearest
-from labline.image_classification import ImageClassification, Samples, fit_temperature, predict_logits
+from labline.image_classification import ImageClassification, Samples, SomeSamples, fit_temperature, predict_logits
 from labline.models.classifier import ImageClassifier
 from labline.models.weights import restore_weights
 from labline.muon import Muon
@@ -101,6 +104,8 @@ class Objective(Protocol[Network]):
     `model` is trained and kept, on the device; `backbone` is its part that maps a batch's inputs to outputs.
     `samples` are those of one epoch, called `unit` in the history. `metrics` says of each validation metric
     which direction is better, and `select` names the one that decides.
+
+    Where several processes train together, `distribution` says which part of each batch is this one's.
     """
 
     model: Network
@@ -109,18 +114,19 @@ class Objective(Protocol[Network]):
     unit: str
     metrics: Mapping[str, Better]
     select: str
+    distribution: Distribution
 
     def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """N positions of training samples: one epoch, counted from 0."""
 
     def batch(self, positions_B: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs of the backbone, augmented, and targets, both on the device."""
+        """Inputs of the backbone, augmented, and targets, both on the device: of a batch, this process's share."""
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The scalar to minimise, of the backbone's float32 outputs."""
 
     def validation_batches(self) -> Iterator[torch.Tensor]:
-        """Inputs of the whole model, in the order of the validation split."""
+        """Inputs of the whole model, in the order of the validation split: every `size`-th batch, from `rank` on."""
 
     def validate(self, outputs: torch.Tensor) -> dict[str, float]:
         """`loss` and every metric, of the whole model's float32 outputs, N x outputs."""
@@ -129,18 +135,19 @@ class Objective(Protocol[Network]):
         """Bring the model to the CPU, evaluating, and calibrate it."""
 
     def identity(self) -> Iterator[bytes | memoryview]:
-        """All that decides the result beside settings and network: data, augmentation, choices."""
+        """All that decides the result beside settings and network: augmentation, choices, this process's data."""
 
 
 def fit(
     backbone: nn.Module,
-    train: Samples,
-    validation: Samples,
+    train: SomeSamples,
+    validation: SomeSamples,
     settings: Training,
     augmentation: Augmentation | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     start_from: Path | None = None,
+    distribution: Distribution = ALONE,
 ) -> Fitted[ImageClassifier]:
     """Train `backbone` (changed in place) on uint8 N x H x W x C images and int64 class indices; see `optimize`.
 
@@ -149,7 +156,7 @@ def fit(
     finite.
     """
     device = choose_device(settings.device)
-    objective = ImageClassification(backbone, train, validation, settings, augmentation, device)
+    objective = ImageClassification(backbone, train, validation, settings, augmentation, device, distribution)
     if start_from is not None:
         restore_weights(objective.model, start_from)
     return optimize(objective, settings, checkpoint, on_epoch)
@@ -171,8 +178,11 @@ def optimize(
     arguments continues from there to exactly the result of a run that was never interrupted; a file of other
     settings or data is ignored, and the log says so. Restored epochs are handed to `on_epoch` first.
 
-    Raises BadInput for a metric to select by that the objective does not have, LablineError where the loss is
-    not finite.
+    Of processes that train together, all call this with the same arguments; the first alone reads and writes the
+    checkpoint, is asked to `on_epoch`, and returns a model that is finished.
+
+    Raises BadInput for a metric to select by that the objective does not have and for batches too small to share,
+    LablineError where the loss is not finite.
     """
     if objective.select not in objective.metrics:
         hint = nearest(objective.select, objective.metrics)
@@ -181,15 +191,16 @@ def optimize(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), sound_kernels(objective.backbone):
         run = _Run(objective, settings, device)
         digest = "" if checkpoint is None else _digest(objective, settings)
-        if checkpoint is not None and (saved := _read_checkpoint(checkpoint, digest)) is not None:
-            run.restore(saved)
+        run.restore(objective.distribution.from_first(lambda: _read_checkpoint(checkpoint, digest)))
+        first = objective.distribution.rank == 0
+        if first:
             _report(run.history, on_epoch)
         while not run.finished():
             run.train_epoch()
-            if checkpoint is not None:
+            if first and checkpoint is not None:
                 _write_checkpoint(checkpoint, run.state() | {"digest": digest})
-            if on_epoch is not None:
-                on_epoch(run.history[-1])
+            if first:
+                _report(run.history[-1:], on_epoch)
         return run.result()
 
 
@@ -213,16 +224,32 @@ class _Run(Generic[Network]):
 
     def __init__(self, objective: Objective[Network], settings: Training, device: torch.device) -> None:
         self.objective, self.settings, self.device = objective, settings, device
-        self.model = objective.model
-        self.precision = choose_precision(settings.precision, device)
+        self.model, self.distribution = objective.model, objective.distribution
+        # Machines may differ in what they compute natively, and in the last bits of what they start from.
+        self.precision, products, start = self.distribution.from_first(self._first_choices)
+        self.model.load_state_dict(start)
         self.batch_size = min(settings.batch_size, objective.samples)
+        _check_shares(self.batch_size, settings, self.distribution)
         self.steps = objective.samples // self.batch_size
-        self.network = _compiled(objective.backbone, device) if settings.compile else objective.backbone
-        self.optimizer = _optimizer(objective.backbone, settings, device)
+        self.network = self._compiled() if settings.compile else objective.backbone
+        self.optimizer = _optimizer(objective.backbone, settings, device, products)
         self.averaged = _averaged(self.model, settings.ema)
         self.epoch_type = _epoch_type(objective)
         self.history: list[Epoch] = []
         self.kept: dict[str, Any] = {}
+
+    def _first_choices(self) -> tuple[torch.dtype, torch.dtype, dict[str, Any]]:
+        """The precisions of the network and of Muon's products, and the weights that training starts from."""
+        precisions = [choose_precision(name, self.device) for name in (self.settings.precision, "auto")]
+        state = self.model.state_dict()
+        at_host = {name: one.cpu() if isinstance(one, torch.Tensor) else one for name, one in state.items()}
+        return precisions[0], precisions[1], at_host
+
+    def _compiled(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        if self.distribution.size == 1:
+            return _compiled(self.objective.backbone, self.device)
+        log.warning("[training] compile = true is for one worker: %d train without", self.distribution.size)
+        return self.objective.backbone
 
     @property
     def evaluated(self) -> nn.Module:
@@ -233,7 +260,7 @@ class _Run(Generic[Network]):
         """One pass over the training samples, then validation; appends to the history."""
         epoch = len(self.history)
         seed = int(np.random.SeedSequence([self.settings.seed, epoch]).generate_state(1)[0])
-        torch.manual_seed(seed)  # for a network's own randomness, such as dropout
+        torch.manual_seed(seed + self.distribution.rank)  # for a network's own randomness, such as dropout
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.train()
         started = time.perf_counter()
@@ -263,21 +290,28 @@ class _Run(Generic[Network]):
             self.kept = copy.deepcopy(self.evaluated.state_dict())
 
     def _step(self, positions_B: torch.Tensor, epochs_done: float, generator: torch.Generator) -> torch.Tensor:
-        inputs, targets = self.objective.batch(positions_B, generator)
         for group in self.optimizer.param_groups:
             progress = epochs_done / self.settings.epochs
             share = learning_rate_share(progress, self.settings.schedule, self.settings.warmup)
             group["lr"] = self.settings.learning_rate * share
-        with self._autocast():
-            outputs = self.network(inputs)
-        loss = self.objective.loss(outputs.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        parts = torch.tensor_split(positions_B, self.settings.accumulate)
+        losses = [self._add_gradients(part_B, len(part_B) / len(positions_B), generator) for part_B in parts]
+        self.distribution.add_gradients(self.model.parameters())
         if self.settings.gradient_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
+        return torch.stack(losses).sum()
+
+    def _add_gradients(self, positions_B: torch.Tensor, weight: float, generator: torch.Generator) -> torch.Tensor:
+        """Forward and backward; returns the loss times its weight."""
+        inputs, targets = self.objective.batch(positions_B, generator)
+        with self._autocast(), self.distribution.statistics():
+            outputs = self.network(inputs)
+        loss = self.objective.loss(*self.distribution.whole(outputs.float(), targets)) * weight
+        torch.autograd.backward(loss)
         return loss.detach()
 
     def _autocast(self) -> torch.autocast:
@@ -288,7 +322,7 @@ class _Run(Generic[Network]):
         network = self.evaluated.eval()
         with self._autocast():
             batches = [network(inputs.to(self.device)).float().cpu() for inputs in self.objective.validation_batches()]
-        outputs = torch.cat(batches)
+        outputs = _in_turns(self.distribution.collect(batches))
         _check_finite(outputs.sum(dim=1).tolist(), "validation output", len(self.history) + 1, self.settings)
         return self.objective.validate(outputs)
 
@@ -319,8 +353,10 @@ class _Run(Generic[Network]):
             "kept": self.kept,
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Continue from a state."""
+    def restore(self, saved: dict[str, Any] | None) -> None:
+        """Continue from a state, if there is one."""
+        if saved is None:
+            return
         self.model.load_state_dict(saved["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
@@ -329,9 +365,10 @@ class _Run(Generic[Network]):
         self.kept = saved["kept"]
 
     def result(self) -> Fitted[Network]:
-        """The kept weights, calibrated."""
+        """The kept weights; the first process's are calibrated."""
         self.model.load_state_dict(self.kept)
-        self.objective.finish()
+        if self.distribution.rank == 0:
+            self.objective.finish()
         best = self.best_epoch()
         history = pd.DataFrame([asdict(epoch) for epoch in self.history]).drop(columns=["losses", "restored"])
         return Fitted(self.model, history, best, self._selected(self.history[best - 1]))
@@ -343,6 +380,21 @@ def _epoch_type(objective: Objective[Any]) -> type[Epoch]:
     return make_dataclass("Epoch", [(name, float) for name in added], bases=(Epoch,), frozen=True, kw_only=True)
 
 
+def _in_turns(batches: Sequence[list[torch.Tensor]]) -> torch.Tensor:
+    """The batches of all processes, each of which has every `size`-th, in their order."""
+    turns = range(max(len(mine) for mine in batches))
+    return torch.cat([mine[turn] for turn in turns for mine in batches if turn < len(mine)])
+
+
+def _check_shares(batch_size: int, settings: Training, distribution: Distribution) -> None:
+    parts = settings.accumulate * distribution.size
+    if batch_size < parts:
+        raise BadInput(
+            f"batches of {batch_size} samples cannot be shared: {distribution.size} workers with [training] "
+            f"accumulate = {settings.accumulate} need {parts} at least; increase batch_size, or lower one of the two"
+        )
+
+
 def _check_finite(values: list[float], what: str, epoch: int, settings: Training) -> None:
     if not all(map(math.isfinite, values)):
         raise LablineError(
@@ -351,16 +403,18 @@ def _check_finite(values: list[float], what: str, epoch: int, settings: Training
         )
 
 
-def _optimizer(network: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(
+    network: nn.Module, settings: Training, device: torch.device, products: torch.dtype
+) -> torch.optim.Optimizer:
     """Weight decay acts on weights alone: not on biases and the scales of norms, which have one dimension.
 
-    Muon's orthogonal steps, and its decay, are for hidden weights: not for those of the output layer, the last.
+    Muon's orthogonal steps, and its decay, are for hidden weights: not for those of the output layer, the last. It
+    takes matrix products in the precision of `products`.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     matrices, rest = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     if settings.optimizer == "muon":
         hidden = {"params": matrices[:-1], "weight_decay": settings.weight_decay, "orthogonal": True}
-        products = choose_precision("auto", device)
         return Muon([hidden, {"params": matrices[-1:] + rest}], settings.learning_rate, settings.momentum, products)
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     fused = device.type in ("cpu", "cuda")
@@ -407,11 +461,12 @@ def _digest(objective: Objective[Any], settings: Training) -> str:
     digest = hashlib.sha256(repr(described).encode())
     for part in objective.identity():
         digest.update(part)
-    return digest.hexdigest()
+    digests = objective.distribution.collect(digest.hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _read_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    if not path.is_file():
+def _read_checkpoint(path: Path | None, digest: str) -> dict[str, Any] | None:
+    if path is None or not path.is_file():
         return None
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -432,7 +487,7 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _report(history: list[Epoch], on_epoch: Callable[[Epoch], None] | None) -> None:
+def _report(history: Sequence[Epoch], on_epoch: Callable[[Epoch], None] | None) -> None:
     if on_epoch is not None:
         for epoch in history:
             on_epoch(epoch)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from labline.engine import Engine
 from labline.errors import nearest
 from labline.monitoring.declaration import Monitoring
 from labline.retraining_declaration import Retraining
@@ -112,6 +113,7 @@ class Training(Section):
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(128, ge=1)
+    accumulate: int = Field(1, ge=1, description="parts of a batch that are computed one after the other: saves memory")
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0)
     momentum: Fraction = 0.9
@@ -240,6 +242,7 @@ class UseCase(Section):
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
     tuning: Tuning = Tuning()
+    engine: Engine = Engine()
 
     @property
     def data_path(self) -> str | None:

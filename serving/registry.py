@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # The poll has a second: a server that hangs is a server that is down. mlflow.env and the environment win.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+REFUSED = re.compile(r"error code (401|403)\b")  # https://mlflow.org/docs/latest/auth/index.html
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Registered:
 class Registry:
     """One registered model in the registry that MLflow's settings name.
 
-    Every question raises LablineError where the registry does not answer, and BadInput where it knows no such model.
+    Every question raises LablineError where the registry does not answer, and BadInput where it knows no such model or
+    refuses the account.
     """
 
     def __init__(self, usecase: str) -> None:
@@ -91,6 +94,9 @@ class Registry:
     def _silent(self, error: Exception) -> LablineError:
         if isinstance(error, LablineError):
             return error
+        if REFUSED.search(str(error)):
+            account = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            return BadInput(f"the registry {address()} refuses the account in {account}: set it, or LABLINE_SECRETS")
         told = str(error).strip().partition("\n")[0]
         return LablineError(f"the registry {address()} does not answer ({type(error).__name__}: {told:.300})")
 

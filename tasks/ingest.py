@@ -6,6 +6,7 @@ from labline.data.ingest import fingerprint
 from labline.data.ingest import ingest as decode_source
 from labline.references import DatasetRef
 from labline.usecase import ImageUseCase
+from tasks.shards import pool_of
 from tasks.stage import module_digest, stage
 from tasks.workspace import Workspace
 
@@ -20,7 +21,8 @@ from tasks.workspace import Workspace
 )
 def ingest(declaration: ImageUseCase, *, workspace: Workspace) -> DatasetRef:
     """Decode every sample once; what cannot be decoded is quarantined with the reason."""
-    found = decode_source(declaration.data, workspace.path, on_progress=workspace.progress)
+    with pool_of(declaration.engine) as pool:
+        found = decode_source(declaration.data, workspace.path, on_progress=workspace.progress, pool=pool)
     workspace.parameters({"data.samples": found.samples, "data.digest": found.digest, "classes": len(found.labels)})
     workspace.metrics({"ingest_quarantined": found.quarantined})
     return DatasetRef(

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from labline.errors import BadInput
 from tasks.environment import chain, object_storage_url
+from tasks.observer import observer
+
+Result = TypeVar("Result")
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 UNKNOWN = {
@@ -28,18 +32,34 @@ UNKNOWN = {
 FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
 RIGHTS = "s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
+# Of a server that is busy or being started anew, told after botocore's own tries.
+PASSING = {"500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout"}
 AWAY = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "SSLError")
 AT_ONCE = 32  # transfers
+DELAYS = (1, 2, 4, 8, 15, 30, 60)  # seconds, two minutes together: a server that is started anew is back by then
+WAITING = "the object storage does not answer: trying again, for two minutes"
+
+
+class Away(BadInput):
+    """The object storage does not answer, which may pass."""
 
 
 @dataclass(frozen=True)
 class ObjectStorage:
     """What lies below `url`, an `s3://bucket/prefix` without a slash at its end; objects are named below it.
 
-    Every method raises BadInput, saying why, where the storage refuses or is away.
+    Every method raises BadInput, saying why, where the storage refuses or is away. Once it has answered, one that is
+    away is waited for, two minutes, if this is `patient`: before that, its address may be wrong.
     """
 
     url: str
+    patient: bool = True
+    _answered: threading.Event = field(default_factory=threading.Event, init=False, compare=False, repr=False)
+
+    @cached_property
+    def impatient(self) -> ObjectStorage:
+        """The same for what can do without: a checkpoint, while training goes on."""
+        return replace(self, patient=False)
 
     @cached_property
     def _files(self) -> Any:
@@ -51,7 +71,8 @@ class ObjectStorage:
 
     def read(self, name: str) -> bytes | None:
         """The content of an object; None where there is none of that name."""
-        with self._telling(f"reading {name}"):
+
+        def found() -> bytes | None:
             try:
                 content: bytes = self._files.cat_file(self._path(name))
             except FileNotFoundError as error:
@@ -60,41 +81,54 @@ class ObjectStorage:
                 return None
             return content
 
+        return self.asked(f"reading {name}", found)
+
     def write(self, name: str, content: bytes) -> None:
         """Put an object there, all at once: whoever reads meets the old one or the new one."""
-        with self._telling(f"writing {name}"):
-            self._files.pipe_file(self._path(name), content)
+        self.asked(f"writing {name}", lambda: self._files.pipe_file(self._path(name), content))
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Put files there, by object name."""
-        with self._telling(f"writing {_first(files)}"):
-            self._files.put([str(path) for path in files.values()], [*map(self._path, files)], batch_size=AT_ONCE)
+        here, there = [str(path) for path in files.values()], [*map(self._path, files)]
+        self.asked(f"writing {_first(files)}", lambda: self._files.put(here, there, batch_size=AT_ONCE))
 
     def download(self, files: Mapping[str, Path]) -> None:
         """Bring objects here, by name, making folders; raises FileNotFoundError where one is not there."""
-        with self._telling(f"reading {_first(files)}"):
-            self._files.get([*map(self._path, files)], [str(path) for path in files.values()], batch_size=AT_ONCE)
+        here, there = [str(path) for path in files.values()], [*map(self._path, files)]
+        self.asked(f"reading {_first(files)}", lambda: self._files.get(there, here, batch_size=AT_ONCE))
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """The bytes of every object below a prefix, by name."""
-        with self._telling(f"listing {prefix}"):
-            found: dict[str, dict[str, Any]] = self._files.find(self._path(prefix), detail=True)
+        listed: dict[str, dict[str, Any]] = self.asked(
+            f"listing {prefix}", lambda: self._files.find(self._path(prefix), detail=True)
+        )
         root = self._path("")
-        return {path.removeprefix(root): int(entry["size"]) for path, entry in found.items()}
+        return {path.removeprefix(root): int(entry["size"]) for path, entry in listed.items()}
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects; those that are not there are no matter."""
-        with self._telling(f"deleting {_first(names)}"), contextlib.suppress(FileNotFoundError):
-            if names:
-                self._files.rm([*map(self._path, names)])
+        if names:
+            with contextlib.suppress(FileNotFoundError):
+                self.asked(f"deleting {_first(names)}", partial(self._files.rm, [*map(self._path, names)]))
 
     def _path(self, name: str) -> str:
         return f"{self.url.removeprefix('s3://')}/{name}"
 
-    @contextlib.contextmanager
-    def _telling(self, doing: str) -> Iterator[None]:
+    def asked(self, doing: str, work: Callable[[], Result]) -> Result:
+        """What `work` returns, which asks this object storage, and is done again where that may help."""
+        for delay in DELAYS if self.patient and self._answered.is_set() else ():
+            try:
+                return self._told(doing, work)
+            except Away:
+                observer.get().said(WAITING)
+            time.sleep(delay)
+        result = self._told(doing, work)
+        self._answered.set()
+        return result
+
+    def _told(self, doing: str, work: Callable[[], Result]) -> Result:
         try:
-            yield
+            return work()
         except Exception as error:
             refused = next(filter(None, (explained(cause, self.url, doing) for cause in chain(error))), None)
             if refused is None:
@@ -111,6 +145,15 @@ def opened() -> ObjectStorage | None:
 @cache
 def _opened(url: str, process: int) -> ObjectStorage:
     return ObjectStorage(url)
+
+
+def outlasting(work: Callable[[], Result], doing: str) -> Result:
+    """What `work` returns, which asks the object storage behind the storage root, if any, through another library.
+
+    It may be done again, where the object storage is away for a while.
+    """
+    storage = opened()
+    return work() if storage is None else storage.asked(doing, work)
 
 
 def probe(storage: ObjectStorage) -> float:
@@ -140,9 +183,9 @@ def explained(error: BaseException, url: str, doing: str = "") -> BadInput | Non
         bucket = url.removeprefix("s3://").partition("/")[0]
         advice = "make it, or set LABLINE_STORE to one that is there, or AWS_ENDPOINT_URL to where it is"
         return BadInput(f"{begin}, and there is no bucket {bucket} at {_endpoint()}: {advice}")
-    if kind in AWAY:
-        return BadInput(
-            f"{begin}, and {_endpoint()} does not answer ({kind}): is AWS_ENDPOINT_URL right, and is it up?"
+    if kind in AWAY or code in PASSING:
+        return Away(
+            f"{begin}, and {_endpoint()} does not answer ({code or kind}): is AWS_ENDPOINT_URL right, and is it up?"
         )
     if code in ("404", "NoSuchKey"):
         return None

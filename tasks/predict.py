@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,13 @@ from filelock import FileLock, Timeout
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from labline.engine import Engine
 from labline.errors import BadInput, nearest
 from labline.series.usecase import SeriesUseCase
+from labline.sharding import Pool, processes, processors
 from labline.usecase import ImageUseCase
 from tasks.observer import StageRecord, observer
+from tasks.shards import pool_of
 from tasks.version import Version
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".parquet", ".csv")
 STAGE = "predict"
+LOCAL = Engine()
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,29 @@ class Predicted:
 
 @task(name=STAGE, task_run_name="predict-{out}", cache_policy=NO_CACHE, persist_result=False)
 def predict(
-    version: Version, source: Path, out: Path, batch_size: int = 64, workers: int | None = None, fresh: bool = False
+    version: Version,
+    source: Path,
+    out: Path,
+    batch_size: int = 64,
+    workers: int | None = None,
+    fresh: bool = False,
+    engine: Engine = LOCAL,
 ) -> Predicted:
     """Let a version answer all samples in `source`, and write the answers to `out`, .parquet or .csv.
 
     Finished chunks are kept in `<out>.parts/` until all are: a run that was killed goes on there, unless it is asked to
     be `fresh`, or version, input or batch size are others. Files that cannot be read, and samples without an answer, go
-    to `<out>.quarantine.parquet`. `workers` are processes, by default as many as there are processors.
-    Raises BadInput where `source` or `out` cannot be used, LablineError where the version fails.
+    to `<out>.quarantine.parquet`. `workers` are processes, by default as many as there are processors; on a Ray
+    `engine` all of the cluster's processors work, and its machines reach `source` and `out` under the same paths.
+    Raises BadInput where `source`, `out` or the cluster cannot be used, LablineError where the version fails.
     """
     check_paths(source, out)
     began = time.perf_counter()
     watching = observer.get()
     watching.started(STAGE)
     try:
-        with _parts_of(out) as parts:
-            predicted = _predict(version, source, out, parts, batch_size, workers, fresh, began)
+        with pool_of(engine) as pool, _parts_of(out) as parts:
+            predicted = _predict(version, source, out, parts, batch_size, workers, fresh, began, pool)
             shutil.rmtree(parts)
     except OSError as error:
         watching.failed(STAGE)
@@ -122,6 +132,7 @@ def _predict(
     workers: int | None,
     fresh: bool,
     began: float,
+    pool: Pool | None,
 ) -> Predicted:
     from labline.batch_inference import answer_chunks, finished_parts, put_together
     from labline.packaged_model import open_model
@@ -140,7 +151,11 @@ def _predict(
 
     left = listing.chunks - len(finished)
     if left:
-        answer_chunks(job, listing.read(finished), max(1, min(workers or _processors(), left)), progressed)
+        if pool is not None:  # whose machines do not see where the version was downloaded to
+            job = replace(job, model=Path(shutil.copytree(job.model, parts / "model", dirs_exist_ok=True)))
+        own = processes(min(workers or processors(), left))
+        with own if pool is None else nullcontext(pool) as answering:
+            answer_chunks(job, listing.read(finished), answering, progressed)
     quarantine = out.with_name(f"{out.name}.quarantine.parquet")
     answered, unanswered = put_together(parts, out, quarantine)
     seconds = time.perf_counter() - began
@@ -185,10 +200,8 @@ def _keep_parts_of(parts: Path, key: str, fresh: bool) -> None:
     note = parts / "key"
     if fresh or not note.is_file() or note.read_text() != key:
         for path in parts.iterdir():
-            if path.name != ".lock":
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
                 path.unlink()
         note.write_text(key)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,11 +12,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labline.usecase import UseCase
 from tasks.environment import storage_root
+from tasks.object_storage import outlasting
 from tasks.observer import Observer, StageRecord, observer
 
 if TYPE_CHECKING:
@@ -106,7 +108,8 @@ class Recording:
             params=[Param(name, value) for name, value in parameters.items()],
         )
         if any((evidence / "files").iterdir()):
-            self.client.log_artifacts(self.run_id, str(evidence / "files"), artifact_path=stage)
+            files = partial(self.client.log_artifacts, self.run_id, str(evidence / "files"), artifact_path=stage)
+            outlasting(files, f"writing artifacts of {stage}")
         self._logged.append(stage)
         self._write_note()
 

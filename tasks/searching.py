@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-# Of the declaration, what changes no trial: how many there are, and what comes after training.
+# Of the declaration, what changes no trial: how many there are, what comes after training, and who computes.
 UNDECIDING = (
     "title",
     "compression",
@@ -42,6 +42,7 @@ UNDECIDING = (
     "monitoring",
     "retraining",
     "evaluation",
+    "engine",
 )
 
 

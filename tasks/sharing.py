@@ -124,7 +124,7 @@ def keep_checkpoint(name: str, partial: Path) -> float:
     if storage is None:
         return 0.0
     try:
-        publish(storage, _checkpoint(name), partial, _origin(), _is_checkpoint)
+        publish(storage.impatient, _checkpoint(name), partial, _origin(), _is_checkpoint)
     except LablineError as error:
         _say(f"the last checkpoint is on this machine alone: {error}")
     return REST * (time.perf_counter() - begun)

@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labline.declaration import expand
 from labline.references import AugmentedRef, DatasetRef, TrainedModel
 from labline.usecase import ImageUseCase
 from tasks.lineage import write_facts
+from tasks.sharing import present
 from tasks.stage import file_digest, module_digest, stage
+from tasks.trained import trained, workers_key
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
-    from labline.training import Epoch
+    from labline.distribution import Distribution
+    from labline.models.classifier import ImageClassifier
+    from labline.training import Epoch, Fitted
+
+
+def _fit(
+    declaration: ImageUseCase,
+    directory: str,
+    distribution: Distribution,
+    checkpoint: Path,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> Fitted[ImageClassifier]:
+    """What each process that trains does; of several, none reads images that it has no need of."""
+    from labline.data.dataset import open_dataset
+    from labline.models.weights import build_declared
+    from labline.training import fit
+
+    data, start = open_dataset(present(directory)), declaration.model.start_from
+    split = data.split if distribution.size == 1 else data.mapped
+    return fit(
+        build_declared(declaration, len(data.labels)),
+        split("train"),
+        split("validation"),
+        declaration.training,
+        declaration.augmentation,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+        start_from=expand(start, "model.start_from") if start else None,
+        distribution=distribution,
+    )
 
 
 def _start(declaration: ImageUseCase) -> dict[str, str]:
@@ -27,6 +61,7 @@ def _start(declaration: ImageUseCase) -> dict[str, str]:
     depends=lambda declaration: {
         "source of model.architecture": module_digest(declaration.model.architecture),
         **_start(declaration),
+        **workers_key(declaration),
     },
     resumes=True,
 )
@@ -34,13 +69,10 @@ def train(
     declaration: ImageUseCase, dataset: DatasetRef, augmented: AugmentedRef, *, workspace: Workspace
 ) -> TrainedModel:
     """Fit the network, logging every epoch as it ends."""
-    from labline.data.dataset import open_dataset
-    from labline.models.weights import build_declared, save_weights
+    from labline.models.weights import save_weights
     from labline.plots import learning_curves
-    from labline.training import fit
 
-    data = open_dataset(workspace.resolve(dataset.directory))
-    settings = declaration.training
+    settings, local = declaration.training, declaration.engine.kind == "local"
 
     def on_epoch(epoch: Epoch) -> None:
         figures = asdict(epoch)
@@ -50,19 +82,11 @@ def train(
         first_step = (epoch.epoch - 1) * len(losses)
         workspace.steps(
             [(epoch.epoch, figures), *((first_step + i, {"step_loss": loss}) for i, loss in enumerate(losses))],
-            seen_before=restored,
+            seen_before=restored or not local,  # workers publish their checkpoint themselves
         )
 
-    fitted = fit(
-        build_declared(declaration, len(data.labels)),
-        data.split("train"),
-        data.split("validation"),
-        settings,
-        declaration.augmentation,
-        checkpoint=workspace.path / "checkpoint.pt",
-        on_epoch=on_epoch,
-        start_from=expand(start, "model.start_from") if (start := declaration.model.start_from) else None,
-    )
+    work = partial(_fit, declaration, dataset.directory)
+    fitted = trained(declaration.engine, settings.device, work, workspace.name, on_epoch)
     weights = workspace.path / "model.safetensors"
     save_weights(fitted.model, weights)
     write_facts(workspace.path, declaration)

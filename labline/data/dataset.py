@@ -43,6 +43,29 @@ QUARANTINE_COLUMNS = ("sample_id", "split", "label", "source", "stage", "expecta
 
 
 @dataclass(frozen=True)
+class MappedImages:
+    """Rows of a memory-mapped array, read when they are asked for: uint8 N x height x width x channels."""
+
+    array: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.int64]
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array."""
+        return (len(self.rows), *self.array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Some of them, copied out of the map."""
+        return self.array[self.rows[chosen]]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A dataset opened for reading.
 
@@ -65,6 +88,11 @@ class Dataset:
         """Images (uint8 NHWC, copied out of the map) and class indices of one split, in manifest order."""
         chosen = (self.manifest["split"] == name).to_numpy()
         return self.images[self.manifest["row"].to_numpy()[chosen]], self.targets[chosen]
+
+    def mapped(self, name: SplitName) -> tuple[MappedImages, npt.NDArray[np.int64]]:
+        """The same as `split`, but that no image is read before it is asked for."""
+        chosen = (self.manifest["split"] == name).to_numpy()
+        return MappedImages(self.images, self.manifest["row"].to_numpy()[chosen]), self.targets[chosen]
 
     def rows(self, name: SplitName) -> pd.DataFrame:
         """The manifest rows of one split, in the order of `split`."""

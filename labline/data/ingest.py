@@ -23,6 +23,7 @@ from labline.data.splits import assign_splits
 from labline.data.storing import Facts, Job, Progress, store_array, store_files
 from labline.declaration import expand
 from labline.errors import BadInput
+from labline.sharding import Pool
 from labline.usecase import Data
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,16 @@ class Ingested:
 
 
 def ingest(
-    settings: Data, directory: Path, workers: int | None = None, on_progress: Progress | None = None
+    settings: Data,
+    directory: Path,
+    workers: int | None = None,
+    on_progress: Progress | None = None,
+    pool: Pool | None = None,
 ) -> Ingested:
     """Write the declared source as a dataset into `directory` (see `labline.data.dataset`).
 
-    `workers` are decoding processes (default: as many as there are processors, one for small data); the result
-    does not depend on them. `on_progress` is told the number of samples done and their total.
+    `workers` are decoding processes (default: as many as there are processors, one for small data), unless a `pool`
+    decodes; the result does not depend on them. `on_progress` is told the number of samples done and their total.
     Raises BadInput where the source cannot be used: not found or not understood, no image, a share of refused
     samples above data.max_rejected, fewer than two classes, a class without or with too few samples. An OSError
     of `directory` (full, read-only) passes through, and what was written by then is of no use.
@@ -59,7 +64,7 @@ def ingest(
         raise BadInput(f"{_where(settings)} holds no images; expected one folder of images for each class")
     directory.mkdir(parents=True, exist_ok=True)
     images = directory / "images.npy"
-    outcomes = _store(listing, settings, images, workers, on_progress)
+    outcomes = _store(listing, settings, images, workers, on_progress, pool)
     accepted, refused = _sort_out(listing, outcomes)
     quarantined = pd.concat([listing.quarantined, refused], ignore_index=True)
     _refuse_too_many(quarantined, len(accepted), settings)
@@ -84,12 +89,17 @@ def fingerprint(settings: Data) -> str:
 
 
 def _store(
-    listing: Listing, settings: Data, images: Path, workers: int | None, on_progress: Progress | None
+    listing: Listing,
+    settings: Data,
+    images: Path,
+    workers: int | None,
+    on_progress: Progress | None,
+    pool: Pool | None,
 ) -> Sequence[Facts | Refusal]:
     if not isinstance(listing.content, Path):
         return store_array(listing.content, images, settings.image_size, settings.channels, on_progress)
     job = Job(listing.content, images, settings.image_size, settings.channels, settings.max_pixels)
-    return store_files(job, list(listing.samples["file"]), workers, on_progress)
+    return store_files(job, list(listing.samples["file"]), workers, on_progress, pool)
 
 
 def _sort_out(listing: Listing, outcomes: Sequence[Facts | Refusal]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -6,19 +6,15 @@ Kept free of pandas and torch: the decoding processes import this module alone, 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import stat
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +23,7 @@ from PIL import Image
 
 from labline.data.decoding import Refusal, decode, to_square
 from labline.errors import LablineError
+from labline.sharding import Pool, processes, processors, refuse_elsewhere
 
 Images = npt.NDArray[np.uint8]
 Read = Callable[[str], bytes | Refusal]
@@ -76,22 +73,34 @@ class _Batch:
 
 
 def store_files(
-    job: Job, files: Sequence[str], workers: int | None = None, on_progress: Progress | None = None
+    job: Job,
+    files: Sequence[str],
+    workers: int | None = None,
+    on_progress: Progress | None = None,
+    pool: Pool | None = None,
 ) -> list[Facts | Refusal]:
     """Decode `files` of the container into a new array, one row a file; the row of a refused file stays black.
 
     The result is in the order of `files` and the same for any number of `workers` (default: the processors
-    this process may use). Raises OSError where the array finds no room, LablineError where a process dies.
+    this process may use), and for a `pool` that does it in their stead: its processes find container and array under
+    the same paths. Raises OSError where the array finds no room, LablineError where a process dies.
     """
     _create_array(job.images, len(files), job.image_size, job.channels)
     size = _batch_size(job.image_size, job.channels)
     batches = [_Batch(tuple(files[row : row + size]), row) for row in range(0, len(files), size)]
-    workers = min(_workers_for(job, files) if workers is None else workers, len(batches))
+    own = processes(min(_workers_for(job, files) if workers is None else workers, len(batches)))
     outcomes: list[Facts | Refusal] = []
-    for decoded in _in_processes(job, batches, workers) if workers > 1 else _in_turn(job, batches):
-        outcomes += decoded
-        if on_progress is not None:
-            on_progress(len(outcomes), len(files))
+    try:
+        with own if pool is None else nullcontext(pool) as working:
+            for decoded in working.over(_decoding, job, batches):
+                outcomes += decoded
+                if on_progress is not None:
+                    on_progress(len(outcomes), len(files))
+    except BrokenExecutor as error:
+        raise LablineError(
+            f"A process decoding {job.container} died, most likely for want of memory. "
+            "Lower data.max_pixels, or decode in fewer processes."
+        ) from error
     return outcomes
 
 
@@ -159,7 +168,7 @@ def _workers_for(job: Job, files: Sequence[str]) -> int:
     """One process where the work is small, else as many as there are processors to use."""
     if len(files) < PARALLEL_FILES and _encoded_bytes(job.container, files) < PARALLEL_BYTES:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors()
 
 
 def _encoded_bytes(container: Path, files: Sequence[str]) -> int:
@@ -222,7 +231,7 @@ def _decode_batch(job: Job, read: Read, batch: _Batch) -> list[Facts | Refusal]:
             continue
         pixels_HWC[...] = decoded.pixels
         found.append((hashlib.sha256(encoded).hexdigest(), decoded.width, decoded.height, len(encoded)))
-    np.lib.format.open_memmap(job.images, mode="r+")[batch.first_row : batch.first_row + len(found)] = images_NHWC
+    _write_rows(job.images, batch.first_row, images_NHWC)
     means, stds = pixel_statistics(images_NHWC)
     return [
         facts if isinstance(facts, Refusal) else Facts(*facts, float(mean), float(std))
@@ -230,48 +239,17 @@ def _decode_batch(job: Job, read: Read, batch: _Batch) -> list[Facts | Refusal]:
     ]
 
 
-def _in_turn(job: Job, batches: Sequence[_Batch]) -> Iterator[list[Facts | Refusal]]:
+def _write_rows(path: Path, first_row: int, images_NHWC: Images) -> None:
+    """Write rows of the array: exactly their bytes, for a page of a memory map may hold another machine's rows too."""
+    stored_NHWC = np.lib.format.open_memmap(path, mode="r")
+    with path.open("r+b") as file:
+        file.seek(stored_NHWC.offset + first_row * stored_NHWC.strides[0])
+        file.write(images_NHWC.tobytes())
+
+
+@contextmanager
+def _decoding(job: Job) -> Iterator[Callable[[_Batch], list[Facts | Refusal]]]:
+    """Hold the container open for batches to be decoded."""
+    refuse_elsewhere(job.images)
     with open_container(job.container, job.max_pixels) as read:
-        for batch in batches:
-            yield _decode_batch(job, read, batch)
-
-
-def _in_processes(job: Job, batches: Sequence[_Batch], workers: int) -> Iterator[list[Facts | Refusal]]:
-    """Spawned, not forked: the caller may run threads (Prefect does), which a fork would leave half-locked."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(job,)) as pool:
-        try:
-            yield from pool.map(_decode_in_process, batches)
-        except BrokenProcessPool as error:
-            raise LablineError(
-                f"A process decoding {job.container} died, most likely for want of memory. "
-                "Lower data.max_pixels, or decode in fewer processes."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-# Of a decoding process: the container stays open between its batches, until the process ends.
-_open_job: tuple[Job, Read] | None = None
-_open_files = ExitStack()
-
-
-def _start_process(job: Job) -> None:
-    global _open_job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    _open_job = job, _open_files.enter_context(open_container(job.container, job.max_pixels))
-
-
-def end_with_parent() -> None:
-    """Wait for the parent's end and end too: a parent that was killed leaves no process behind."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _decode_in_process(batch: _Batch) -> list[Facts | Refusal]:
-    assert _open_job is not None, "_start_process runs first"
-    job, read = _open_job
-    return _decode_batch(job, read, batch)
+        yield partial(_decode_batch, job, read)

@@ -3,33 +3,66 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labline.references import DatasetRef, TrainedModel
 from labline.series.usecase import SeriesUseCase
 from tasks.lineage import write_facts
+from tasks.sharing import present
 from tasks.stage import module_digest, stage
+from tasks.trained import trained, workers_key
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
-    from labline.training import Epoch
+    from labline.distribution import Distribution
+    from labline.series.forecaster import Forecaster
+    from labline.training import Epoch, Fitted
+
+
+def _fit(
+    declaration: SeriesUseCase,
+    directory: str,
+    distribution: Distribution,
+    checkpoint: Path,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> Fitted[Forecaster]:
+    """What each process that trains does."""
+    from labline.series.dataset import open_series, windows
+    from labline.series.forecasting import fit_forecaster
+    from labline.series.weights import build_forecaster_network, forecast_settings
+
+    data = open_series(present(directory))
+    return fit_forecaster(
+        build_forecaster_network(declaration),
+        windows(data, "train"),
+        windows(data, "validation"),
+        declaration.training,
+        forecast_settings(declaration),
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+        distribution=distribution,
+    )
 
 
 @stage(
     sections=("model", "training", "augmentation", "features"),
-    depends=lambda declaration: {"source of model.architecture": module_digest(declaration.model.architecture)},
+    depends=lambda declaration: {
+        "source of model.architecture": module_digest(declaration.model.architecture),
+        **workers_key(declaration),
+    },
     resumes=True,
 )
 def train(declaration: SeriesUseCase, dataset: DatasetRef, *, workspace: Workspace) -> TrainedModel:
     """Fit the network, logging every epoch as it ends."""
     from labline.models.weights import save_weights
     from labline.plots import learning_curves
-    from labline.series.dataset import open_series, windows
-    from labline.series.forecasting import fit_forecaster
-    from labline.series.weights import build_forecaster_network, forecast_settings, selected_metric
+    from labline.series.weights import selected_metric
 
-    data, settings = open_series(workspace.resolve(dataset.directory)), declaration.training
+    settings, local = declaration.training, declaration.engine.kind == "local"
     select, is_loss = selected_metric(declaration)
 
     def on_epoch(epoch: Epoch) -> None:
@@ -41,18 +74,11 @@ def train(declaration: SeriesUseCase, dataset: DatasetRef, *, workspace: Workspa
         first_step = (epoch.epoch - 1) * len(losses)
         workspace.steps(
             [(epoch.epoch, figures), *((first_step + i, {"step_loss": loss}) for i, loss in enumerate(losses))],
-            seen_before=restored,
+            seen_before=restored or not local,  # workers publish their checkpoint themselves
         )
 
-    fitted = fit_forecaster(
-        build_forecaster_network(declaration),
-        windows(data, "train"),
-        windows(data, "validation"),
-        settings,
-        forecast_settings(declaration),
-        checkpoint=workspace.path / "checkpoint.pt",
-        on_epoch=on_epoch,
-    )
+    work = partial(_fit, declaration, dataset.directory)
+    fitted = trained(declaration.engine, settings.device, work, workspace.name, on_epoch)
     weights = workspace.path / "model.safetensors"
     save_weights(fitted.model, weights)
     write_facts(workspace.path, declaration)

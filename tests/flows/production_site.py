@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -40,10 +41,28 @@ class ProductionSite:
         (self.store / "printed.txt").open("a").write(done.stdout + done.stderr)
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """The same, not waited for."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command(*arguments), env=embedded(self.store), stdout=pipe, stderr=pipe, text=True)
+        pipe, environment = subprocess.PIPE, embedded(self.store) | environment
+        return subprocess.Popen(command(*arguments), env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def ended(self, process: subprocess.Popen[str]) -> Ended:
+        """How one that was not waited for ends."""
+        out, err = process.communicate()
+        assert "Traceback" not in err, err
+        (self.store / "printed.txt").open("a").write(out + err)
+        return Ended(process.returncode, out, err)
+
+    def restart(self, name: str) -> None:
+        """Interrupt a server, of which `labline up` then starts another."""
+        earlier, before = self.running.service(name), self.process(name)
+        assert earlier is not None
+        before.send_signal(signal.SIGINT)  # PostgreSQL: whoever is connected is not any more
+        eventually(
+            lambda: (
+                (found := self.running.service(name)) is not None and found.ready and found.restarts > earlier.restarts
+            )
+        )
 
     @property
     def running(self) -> Running:

@@ -8,16 +8,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import psutil
 import pytest
 from production_site import PLANTED, ProductionSite, eventually, production_site, text_of, told
-from small_runs import SMALL
+from small_runs import SMALL, Ended
 
 from flows.postgres import DEBIAN
 from flows.production import PACKAGES
+from labline.feedback import FeedbackStore
 from tasks.running import read_running
 
 MISSING = [
@@ -38,21 +42,45 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProductionSite]:
         yield up
 
 
+@dataclass(frozen=True)
+class Training:
+    """A training whose account was revoked in the middle, and the same once more; `version` is what came of it."""
+
+    refused: Ended
+    resumed: Ended
+    version: str
+
+
 @pytest.fixture(scope="module")
-def version(site: ProductionSite) -> str:
-    """One that was trained and registered while PostgreSQL was started anew."""
-    settings = [word for assignment in SMALL for word in ("--set", assignment)]
-    training = site.start("run", USECASE, *settings, "--json")
+def training(site: ProductionSite) -> Training:
+    """PostgreSQL and S3 are started anew while it records, then MLflow does not know its password any more."""
+    words = ["run", USECASE, "--json", *(word for assignment in SMALL for word in ("--set", assignment))]
+    account = {"username": "trainer", "password": f"{PLANTED}-at-first"}
+    site.mlflow("POST", "users/create", account)
+    given = {"MLFLOW_TRACKING_USERNAME": "trainer", "MLFLOW_TRACKING_PASSWORD": account["password"]}
+    process = site.start(*words, **given)
     eventually(lambda: len(_runs(site)) == 1)  # it has begun to write to MLflow's database
-    before = site.process("postgres").pid
-    site.process("postgres").send_signal(2)  # "fast": whoever is connected is not any more
-    out, err = training.communicate()
-    assert training.returncode == 0, err
-    assert site.process("postgres").pid != before
-    (site.store / "printed.txt").open("a").write(out + err)
+    site.restart("postgres")
+    site.restart("s3")
+    eventually(lambda: process.poll() is not None or _evidence(site, "train/history.csv"))
+    account["password"] = given["MLFLOW_TRACKING_PASSWORD"] = f"{PLANTED}-afterwards"
+    site.mlflow("PATCH", "users/update-password", account)
+    refused = site.ended(process)
+    resumed = site.ended(site.start(*words, **given))
+    assert resumed.code == 0, resumed.err
     versions = site.mlflow("GET", "model-versions/search", {"filter": f"name='{USECASE}'"})["model_versions"]
     assert [found["version"] for found in versions] == ["1"]  # once
-    return "1"
+    return Training(refused, resumed, "1")
+
+
+@pytest.fixture(scope="module")
+def version(training: Training) -> str:
+    return training.version
+
+
+def _evidence(site: ProductionSite, name: str) -> bool:
+    """Whether an artifact is in S3, through MLflow, which alone has the keys."""
+    return any(path.is_file() for path in (site.store / "production" / "s3" / "labline").rglob(name))
 
 
 def _runs(site: ProductionSite) -> list[object]:
@@ -76,13 +104,34 @@ def test_everything_is_up_and_asks_for_an_account(site: ProductionSite) -> None:
         assert httpx.get(site.address(server) + path).status_code == 200
 
 
+def test_an_account_that_is_revoked_in_the_middle_is_one_sentence(training: Training) -> None:
+    assert training.refused.code == 2, training.refused.err
+    assert "the MLflow server at http://127.0.0.1" in told(training.refused)
+    assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in told(training.refused)
+
+
+def test_with_the_new_password_it_goes_on_where_it_was(training: Training) -> None:
+    stages = {stage["name"]: stage["cached"] for stage in training.resumed.summary["stages"]}
+    assert all(stages[name] for name in ("ingest", "validate", "clean", "augment", "train"))
+    assert not stages["register"]
+
+
 def test_a_run_outlives_a_restart_of_its_databases(site: ProductionSite, version: str) -> None:
     (run,) = _runs(site)
     assert run["info"]["status"] == "FINISHED"  # type: ignore[index]
-    artifacts = [path for path in (site.store / "production" / "s3" / "labline").rglob("*.onnx") if path.is_file()]
-    assert artifacts  # through MLflow, which alone has the keys
+    assert _evidence(site, "*.onnx")
     states = site.prefect().post("/flow_runs/filter", json={}).json()
-    assert {state["state_type"] for state in states if "training" in state["name"]} == {"COMPLETED"}
+    assert sorted(state["state_type"] for state in states if "training" in state["name"]) == ["COMPLETED", "FAILED"]
+
+
+def test_events_start_flows_after_a_restart_of_the_databases(site: ProductionSite, version: str) -> None:
+    resource = {"prefect.resource.id": "labline.model.nobody", "prefect.resource.name": "nobody"}
+    payload = {"usecase": "nobody", "verdict": "retrain", "reason": "a test asks", "since": 0.0, "version": "1"}
+    event = {"id": str(uuid4()), "event": "labline.verdict", "occurred": datetime.now(UTC).isoformat()}
+    event |= {"resource": resource | {"labline.verdict": "retrain"}, "payload": payload}  # type: ignore[dict-item]
+    site.prefect().post("/events", json=[event]).raise_for_status()
+    where = {"deployments": {"name": {"any_": ["retraining"]}}}
+    eventually(lambda: len(site.prefect().post("/flow_runs/filter", json=where).json()) == 1)
 
 
 def test_the_service_asks_for_its_key(site: ProductionSite, version: str) -> None:
@@ -107,12 +156,37 @@ def test_the_service_asks_for_its_key(site: ProductionSite, version: str) -> Non
     assert replayed.code in (1, 2) and "key" in told(replayed)
 
 
+def test_what_the_service_was_told_outlives_a_restart_of_its_database(
+    site: ProductionSite, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"):
+        monkeypatch.setenv(name, site.secrets[name])
+    store = FeedbackStore("postgresql://")
+    before = store.counts(USECASE)
+    words = ("--url", site.address(USECASE), "--count", "300", "--rate", "60", "--json")
+    replaying = site.start("replay", USECASE, *words)
+    eventually(lambda: replaying.poll() is not None or store.counts(USECASE).predictions > before.predictions)
+    site.restart("postgres")
+    replayed = site.ended(replaying)
+    assert replayed.code == 0, replayed.err
+    assert replayed.summary["answered"] == replayed.summary["labels_accepted"] == 300
+    eventually(lambda: store.counts(USECASE).predictions == before.predictions + 300)
+    eventually(lambda: store.counts(USECASE).labelled == before.labelled + 300)
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words", "said"),
     [
         ("PREFECT_API_AUTH_STRING", "labline:wrong", ["worker"], "the Prefect server at http://127.0.0.1"),
+        ("PREFECT_API_AUTH_STRING", "labline:wrong", ["run", USECASE], "the Prefect server at http://127.0.0.1"),
+        ("PREFECT_API_AUTH_STRING", "labline:wrong", ["promote", USECASE], "the Prefect server at http://127.0.0.1"),
         ("MLFLOW_TRACKING_PASSWORD", "wrong", ["list"], "the MLflow server at http://127.0.0.1"),
         ("MLFLOW_TRACKING_PASSWORD", "wrong", ["worker"], "the MLflow server at http://127.0.0.1"),
+        ("MLFLOW_TRACKING_PASSWORD", "wrong", ["run", USECASE], "the MLflow server at http://127.0.0.1"),
+        ("MLFLOW_TRACKING_PASSWORD", "wrong", ["promote", USECASE], "the MLflow server at http://127.0.0.1"),
+        ("MLFLOW_TRACKING_PASSWORD", "wrong", ["serve", USECASE, "--port", "0"], "the registry http://127.0.0.1"),
+        ("PGPASSWORD", "wrong", ["promote", USECASE], "PostgreSQL refuses the account"),
         ("PGPASSWORD", "wrong", ["history", USECASE], "PostgreSQL refuses the account"),
     ],
 )

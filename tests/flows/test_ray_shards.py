@@ -28,8 +28,7 @@ from test_tuning import STRIPS
 
 from flows.tuning import tuning
 from labline.data.ingest import ingest
-from labline.engine import Engine, engine_of
-from labline.errors import BadInput
+from labline.engine import Engine
 from labline.sharding import Pool
 from labline.usecase import Data
 from tasks.cluster import joined
@@ -91,16 +90,6 @@ def test_a_cluster_that_does_not_answer_is_told(servers: dict[str, str], tmp_pat
     ended = invoke("tune", str(path), "--engine", "ray", "--address", f"127.0.0.1:{port}", "--json")
     assert ended.code == 2
     assert f"127.0.0.1:{port}" in ended.summary["error"] and "no Ray cluster answers" in ended.summary["error"]
-
-
-def test_what_is_given_overrides_the_engine_of_a_version() -> None:
-    declared = Engine(kind="ray", address="auto")
-    assert engine_of(declared, None, None) == declared
-    assert engine_of(declared, "local", None) == Engine()
-    assert engine_of(Engine(), "ray", "head:6379") == Engine(kind="ray", address="head:6379")
-    for kind, address, told in (("rai", None, "'local' or 'ray'"), ("local", "auto", "is that of a Ray cluster")):
-        with pytest.raises(BadInput, match=told):
-            engine_of(declared, kind, address)
 
 
 def test_ingest_on_ray_makes_the_same_dataset(pool: Pool, folder: Path, tmp_path: Path) -> None:
@@ -220,10 +209,10 @@ def test_four_trials_at_once_on_ray_come_to_what_they_come_to_here(
     path.write_text(SEARCHED)
     unpruned = ['tuning.pruner="none"']
     killed: list[int] = []
-    killer = threading.Thread(target=kill_the_trial, args=("ray-strips", 2, killed))
+    killer = threading.Thread(target=kill_the_trial, args=("ray-strips", 2, killed), daemon=True)
     killer.start()
     on_ray = searched(path, parallel=4, assignments=[*unpruned, 'engine.kind="ray"'])
-    killer.join()
+    killer.join(60)
     assert process_of(on_ray["study"], 2) != killed[0], "another worker took it up"
     os.environ["LABLINE_TUNING"] = f"sqlite:///{tmp_path}/here.db"
     here = searched(path, assignments=unpruned)

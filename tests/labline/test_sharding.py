@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from labline.sharding import Pool, processes
+from labline.errors import LablineError
+from labline.sharding import Pool, processes, refuse_elsewhere
 
 TWO = 2
 
@@ -93,3 +94,9 @@ def test_what_the_work_raises_is_raised(two: Pool, tmp_path: Path) -> None:
 def test_a_process_that_dies_is_told() -> None:
     with processes(TWO) as pool, pytest.raises(BrokenExecutor):
         list(pool.over(dying, None, range(4)))
+
+
+def test_a_machine_that_does_not_see_the_shared_folder_says_so(tmp_path: Path) -> None:
+    refuse_elsewhere(tmp_path)
+    with pytest.raises(LablineError, match="is not there on .*shared folder, under the same path"):
+        refuse_elsewhere(tmp_path / "gone")

@@ -39,6 +39,7 @@ MINUTES = 45
 USECASES = ("cifar10", "steel")
 FOLDER = Path(".benchmarks") / "compression"
 ROUNDS, SINGLES = 60, 20  # images a turn
+FIGURES = ("bytes", "latency_ms_p50", "pareto", "chosen", "note")
 SETTINGS = {"cifar10": ("training.epochs=12", "compression.finetune_epochs=8"), "steel": ()}
 
 Answers = Callable[[npt.NDArray[np.uint8]], object]
@@ -143,7 +144,7 @@ def _searched(
             on_epoch=lambda name, epoch, epochs: log.info("%s: epoch %d of %d", name, epoch.epoch, epochs),
         )
         log.info("%s: %s", declaration.name, found.reason)
-        shown = found.candidates[["name", "metric", "lost", "bytes", "latency_ms_p50", "pareto", "chosen", "note"]]
+        shown = found.candidates[["name", "metric", "lost", "lost_error", *FIGURES]]
         shown.to_json(kept, orient="records", indent=1)
     rows: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
     return next(row["name"] for row in rows if row["chosen"]), rows

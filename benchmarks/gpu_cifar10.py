@@ -51,7 +51,7 @@ OUR_SETTINGS = {
     "epochs": 16, "batch_size": 1000, "optimizer": "muon", "learning_rate": 0.24, "momentum": 0.6,
     "weight_decay": 0.12, "schedule": "one-cycle", "warmup": 0.0, "label_smoothing": 0.2, "ema": 0.0,
     "gradient_clip": 0.0, "early_stopping": 0, "select": "accuracy", "imbalance": "none", "precision": "auto",
-    "compile": True, "device": "auto", "seed": 0,
+    "compile": True, "device": "auto", "seed": 0, "accumulate": 1,
 }  # fmt: skip
 OUR_AUGMENTATION = {"policy": ["flip", "crop"], "strength": 0.25}
 

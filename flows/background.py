@@ -20,6 +20,7 @@ Begin = Callable[[Any], Coroutine[Any, Any, None]]
 
 def main() -> None:
     """Run all that are enabled; the process ends with code 1, and says why, where one of them ends with an error."""
+    from docket import Worker
     from prefect.cli._server_utils import _run_all_services
     from prefect.logging.configuration import setup_logging
     from prefect.server.services.base import Service
@@ -27,6 +28,8 @@ def main() -> None:
     setup_logging()
     for service in Service.enabled_services():
         service.start = _vital(service.start)  # type: ignore[method-assign,assignment]
+    # The scheduler and whatever else runs by the clock: nobody waits for it until the end.
+    Worker.run_forever = _vital(Worker.run_forever)  # type: ignore[method-assign]
     asyncio.run(_run_all_services())
 
 

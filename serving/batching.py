@@ -153,7 +153,7 @@ class Batcher:
         wait = lane.served.serving.max_wait_ms / 1000
         if not lane.busy:
             lane.busy = True
-            if wait > 0:
+            if wait > 0 and len(samples) < lane.placement.max_batch:
                 lane.filling = loop.call_later(wait, self._run, lane)
             else:
                 loop.call_soon(self._run, lane)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,6 +72,27 @@ def cluster_processors() -> float:
     return float(_ray().cluster_resources().get("CPU", 1.0))
 
 
+def processors_each(workers: int, gpu: bool = False) -> float:
+    """How many processors each of so many workers can have, all at once, on the machines of the joined cluster.
+
+    With `gpu`, of those that have one. A worker is on one machine: three machines of 8 have 8 for each of two workers,
+    not 12. As Ray counts: whole ones, or of one as many ten-thousandths as all together do not exceed.
+    """
+    resources = [machine["Resources"] for machine in _ray().nodes() if machine["Alive"]]
+    return evenly(workers, [each.get("CPU", 0.0) for each in resources if each.get("GPU") or not gpu])
+
+
+def evenly(workers: int, machines: Sequence[float]) -> float:
+    """The most that each of `workers` can have of one of `machines`, so that all of them find a place."""
+    shares = {_as_ray_counts(machine / among) for machine in machines for among in range(1, workers + 1)}
+    placed = {share: sum(int(machine / share + 1e-9) for machine in machines) for share in shares if share > 0}
+    return max((share for share, places in placed.items() if places >= workers), default=1.0)
+
+
+def _as_ray_counts(share: float) -> float:
+    return float(int(share)) if share >= 1 else math.floor(share * 10_000) / 10_000
+
+
 def cluster_gpus() -> float:
     """How many GPUs the joined cluster has."""
     return float(_ray().cluster_resources().get("GPU", 0.0))
@@ -93,7 +115,14 @@ def _ray() -> Any:
 def _join(ray: Any, address: str) -> None:
     if not address:
         with _inherited(_search_path()):  # as everything else; a runtime_env would start every worker from scratch
-            ray.init(num_cpus=processors(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # "local": a cluster that `ray start` or RAY_ADDRESS names is joined where it is asked for, never else.
+            ray.init(
+                "local",
+                num_cpus=processors(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         return
     try:
         ray.init(
@@ -109,8 +138,13 @@ def _join(ray: Any, address: str) -> None:
 def _handed_over() -> dict[str, str]:
     """The variables that the cluster's workers get."""
     named = {name: value for name in HANDED_OVER if (value := os.environ.get(name))}
-    without_password = {name: value for name, value in named.items() if "@" not in value.partition("://")[2]}
-    return without_password | _search_path()
+    return {name: value for name, value in named.items() if not has_password(value)} | _search_path()
+
+
+def has_password(address: str) -> bool:
+    """Whether an address names who asks, and so perhaps what only they know."""
+    beyond = address.partition("://")[2]
+    return "@" in beyond or "password=" in beyond.lower()
 
 
 @contextmanager

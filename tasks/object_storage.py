@@ -6,7 +6,6 @@ or AWS_PROFILE, or those of the machine; AWS_ENDPOINT_URL for what is not Amazon
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -108,8 +107,12 @@ class ObjectStorage:
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects; those that are not there are no matter."""
         if names:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self.asked(f"deleting {_first(names)}", partial(self._files.rm, [*map(self._path, names)]))
+            except FileNotFoundError:
+                if len(names) > 1:  # one that is gone must not keep the others
+                    for name in names:
+                        self.delete([name])
 
     def _path(self, name: str) -> str:
         return f"{self.url.removeprefix('s3://')}/{name}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner
 
-from tasks.cluster import cluster_gpus, cluster_processors
+from tasks.cluster import cluster_gpus, has_password, processors_each
 
 RETRIES = 3  # of a trial whose worker dies: it goes on from its checkpoint
 
@@ -21,20 +21,15 @@ def ray_runner(parallel: int) -> Iterator[TaskRunner[Any]]:
     from prefect_ray import RayTaskRunner
     from prefect_ray.context import remote_options
 
+    api = _prefect_api()
     options: dict[str, Any] = {
-        "num_cpus": _share(cluster_processors(), parallel),
-        "num_gpus": min(1.0, _share(cluster_gpus(), parallel)),
+        "num_cpus": processors_each(parallel),
+        "num_gpus": min(1.0, math.floor(cluster_gpus() / parallel * 10_000) / 10_000),
         "max_retries": RETRIES,
-        "runtime_env": {"env_vars": {"PREFECT_API_URL": _prefect_api()}},
+        "runtime_env": {"env_vars": {} if has_password(api) else {"PREFECT_API_URL": api}},
     }
     with RayTaskRunner() as runner, remote_options(**options):
         yield runner
-
-
-def _share(total: float, parallel: int) -> float:
-    """An equal part, as Ray counts: whole ones, or of one as many ten-thousandths as all together do not exceed."""
-    share = total / parallel
-    return int(share) if share >= 1 else math.floor(share * 10_000) / 10_000
 
 
 def _prefect_api() -> str:

@@ -128,7 +128,9 @@ class Stage(Generic[Result]):
         if partial.exists() and (recording.fresh or not self.resumes):
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        if self.resumes and not recording.fresh:
+        if self.resumes and recording.fresh:
+            drop_checkpoint(name)  # workers elsewhere look for it too
+        elif self.resumes:
             bring_checkpoint(name, partial)
         workspace = Workspace(self.name, storage_root(), name, partial, recording, self.resumes)
         try:

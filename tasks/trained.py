@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from labline.engine import Engine
 from labline.errors import LablineError
 from labline.usecase import UseCase
-from tasks.cluster import cluster_gpus, cluster_processors, joined
-from tasks.environment import load_environment, storage_root
+from tasks.cluster import cluster_gpus, joined, processors_each
+from tasks.environment import OUT_OF_STORAGE, load_environment, storage_root
 from tasks.sharing import CHECKPOINT, bring_checkpoint, keep_checkpoint
 
 if TYPE_CHECKING:
@@ -73,9 +73,12 @@ def trained(engine: Engine, device: str, work: Work, name: str, on_epoch: OnEpoc
 def _together(engine: Engine, device: str, work: Work, name: str, on_epoch: OnEpoch) -> Fitted[Any]:
     from queue import Empty
 
+    import ray
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    epochs = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # a lost worker's is not
+    epochs = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     gpu = device != "cpu" and cluster_gpus() >= engine.workers
     outcome: Future[Fitted[Any]] = Future()
     arguments = (outcome, engine.workers, Share(work, name, epochs, gpu))
@@ -116,8 +119,9 @@ def _run(workers: int, share: Share) -> Fitted[Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    processors = cluster_processors() / workers
-    each = {"CPU": float(int(processors)) if processors >= 1 else processors} | ({"GPU": 1.0} if share.gpu else {})
+    each = {"CPU": processors_each(workers, share.gpu)} | ({"GPU": 1.0} if share.gpu else {})
+    # Of attempts to start them there is no limit by default: where they do not fit any more, they would be waited for.
+    lost = FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES)
     with tempfile.TemporaryDirectory(prefix="labline-ray-") as folder:  # Ray's own notes: our checkpoints are elsewhere
         loop: Any = _work  # it returns something, which the type of a loop does not have
         trainer = TorchTrainer(
@@ -125,7 +129,7 @@ def _run(workers: int, share: Share) -> Fitted[Any]:
             train_loop_config={"share": share},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=share.gpu, resources_per_worker=each),
-            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=LOSSES)),
+            run_config=RunConfig(storage_path=folder, failure_config=lost),
         )
         try:
             result: Any = trainer.fit()
@@ -157,8 +161,9 @@ def _work(told: Mapping[str, Share]) -> Fitted[Any] | None:
             bring_checkpoint(share.name, partial)
         fitted = share.work(distribution, partial / CHECKPOINT, _reporter(share, partial))
     except Exception as error:
-        if not isinstance(error, RuntimeError | OSError):  # these are what a lost neighbour leaves its peers with
-            share.epochs.put(error)  # whatever else it is would come again
+        full = isinstance(error, OSError) and error.errno in OUT_OF_STORAGE
+        if full or isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | OSError):
+            share.epochs.put(error)  # it would come again; the others are what a lost neighbour leaves its peers with
         raise
     return fitted if distribution.rank == 0 else None
 

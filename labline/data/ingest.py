@@ -98,7 +98,7 @@ def _store(
 ) -> Sequence[Facts | Refusal]:
     if not isinstance(listing.content, Path):
         return store_array(listing.content, images, settings.image_size, settings.channels, on_progress)
-    job = Job(listing.content, images, settings.image_size, settings.channels, settings.max_pixels)
+    job = Job(listing.content.absolute(), images, settings.image_size, settings.channels, settings.max_pixels)
     return store_files(job, list(listing.samples["file"]), workers, on_progress, pool)
 
 

@@ -117,9 +117,9 @@ def run_until_refused(machine: Machine, server: Server, url: str) -> Ended:
 
 
 def run_until_killed(machine: Machine, server: Server, url: str) -> list[dict[str, Any]]:
-    """Killed -9 once the bucket holds three epochs; returns those that it holds then."""
+    """Killed -9 once the bucket holds an epoch; returns those that it holds then."""
     with machine.running(*ARGUMENTS) as process:
-        wait_for(process, lambda: len(epochs_kept(server, url)) >= 3)
+        wait_for(process, lambda: bool(epochs_kept(server, url)))
         process.kill()
     return epochs_kept(server, url)
 
@@ -155,7 +155,7 @@ def test_what_had_ended_before_the_refusal_is_not_computed_again(story: Story) -
 
 
 def test_a_killed_training_goes_on_on_the_other_machine(story: Story) -> None:
-    assert len(story.kept) >= 3
+    assert story.kept
     history = story.b.history()
     assert len(history) == 12
     # The seconds that an epoch took are no one else's: these were trained on the other machine.

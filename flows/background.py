@@ -29,7 +29,7 @@ def main() -> None:
     for service in Service.enabled_services():
         service.start = _vital(service.start)  # type: ignore[method-assign,assignment]
     # The scheduler and whatever else runs by the clock: nobody waits for it until the end.
-    Worker.run_forever = _vital(Worker.run_forever)  # type: ignore[method-assign]
+    Worker.run_forever = _vital(Worker.run_forever)  # type: ignore[method-assign,assignment]
     asyncio.run(_run_all_services())
 
 

@@ -121,7 +121,7 @@ def _run(workers: int, share: Share) -> Fitted[Any]:
 
     each = {"CPU": processors_each(workers, share.gpu)} | ({"GPU": 1.0} if share.gpu else {})
     # Of attempts to start them there is no limit by default: where they do not fit any more, they would be waited for.
-    lost = FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES)
+    limits: dict[str, Any] = {"max_failures": LOSSES, "controller_failure_limit": LOSSES}  # the types know one of them
     with tempfile.TemporaryDirectory(prefix="labline-ray-") as folder:  # Ray's own notes: our checkpoints are elsewhere
         loop: Any = _work  # it returns something, which the type of a loop does not have
         trainer = TorchTrainer(
@@ -129,7 +129,7 @@ def _run(workers: int, share: Share) -> Fitted[Any]:
             train_loop_config={"share": share},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=share.gpu, resources_per_worker=each),
-            run_config=RunConfig(storage_path=folder, failure_config=lost),
+            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(**limits)),
         )
         try:
             result: Any = trainer.fit()

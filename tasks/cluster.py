@@ -76,7 +76,7 @@ def processors_each(workers: int, gpu: bool = False) -> float:
     """How many processors each of so many workers can have, all at once, on the machines of the joined cluster.
 
     With `gpu`, of those that have one. A worker is on one machine: three machines of 8 have 8 for each of two workers,
-    not 12. As Ray counts: whole ones, or of one as many ten-thousandths as all together do not exceed.
+    not 12.
     """
     resources = [machine["Resources"] for machine in _ray().nodes() if machine["Alive"]]
     return evenly(workers, [each.get("CPU", 0.0) for each in resources if each.get("GPU") or not gpu])
@@ -84,12 +84,13 @@ def processors_each(workers: int, gpu: bool = False) -> float:
 
 def evenly(workers: int, machines: Sequence[float]) -> float:
     """The most that each of `workers` can have of one of `machines`, so that all of them find a place."""
-    shares = {_as_ray_counts(machine / among) for machine in machines for among in range(1, workers + 1)}
+    shares = {as_ray_counts(machine / among) for machine in machines for among in range(1, workers + 1)}
     placed = {share: sum(int(machine / share + 1e-9) for machine in machines) for share in shares if share > 0}
     return max((share for share, places in placed.items() if places >= workers), default=1.0)
 
 
-def _as_ray_counts(share: float) -> float:
+def as_ray_counts(share: float) -> float:
+    """A share that Ray takes: whole ones, or of one as many ten-thousandths as do not exceed it."""
     return float(int(share)) if share >= 1 else math.floor(share * 10_000) / 10_000
 
 

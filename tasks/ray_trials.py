@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner
 
-from tasks.cluster import cluster_gpus, has_password, processors_each
+from tasks.cluster import as_ray_counts, cluster_gpus, has_password, processors_each
 
 RETRIES = 3  # of a trial whose worker dies: it goes on from its checkpoint
 
@@ -24,7 +23,7 @@ def ray_runner(parallel: int) -> Iterator[TaskRunner[Any]]:
     api = _prefect_api()
     options: dict[str, Any] = {
         "num_cpus": processors_each(parallel),
-        "num_gpus": min(1.0, math.floor(cluster_gpus() / parallel * 10_000) / 10_000),
+        "num_gpus": min(1.0, as_ray_counts(cluster_gpus() / parallel)),
         "max_retries": RETRIES,
         "runtime_env": {"env_vars": {} if has_password(api) else {"PREFECT_API_URL": api}},
     }

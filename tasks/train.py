@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from labline.usecase import ImageUseCase
 from tasks.lineage import write_facts
 from tasks.sharing import present
 from tasks.stage import file_digest, module_digest, stage
-from tasks.trained import trained, workers_key
+from tasks.trained import recorded_in, trained, workers_key
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -72,20 +71,9 @@ def train(
     from labline.models.weights import save_weights
     from labline.plots import learning_curves
 
-    settings, local = declaration.training, declaration.engine.kind == "local"
-
-    def on_epoch(epoch: Epoch) -> None:
-        figures = asdict(epoch)
-        losses, restored = figures.pop("losses"), figures.pop("restored")
-        selected = figures[f"validation_{settings.select}"]
-        workspace.progress(epoch.epoch, settings.epochs, f"epoch {epoch.epoch}, {settings.select} {selected:.4f}")
-        first_step = (epoch.epoch - 1) * len(losses)
-        workspace.steps(
-            [(epoch.epoch, figures), *((first_step + i, {"step_loss": loss}) for i, loss in enumerate(losses))],
-            seen_before=restored or not local,  # workers publish their checkpoint themselves
-        )
-
+    settings = declaration.training
     work = partial(_fit, declaration, dataset.directory)
+    on_epoch = recorded_in(workspace, declaration.engine, settings.epochs, settings.select)
     fitted = trained(declaration.engine, settings.device, work, workspace.name, on_epoch)
     weights = workspace.path / "model.safetensors"
     save_weights(fitted.model, weights)

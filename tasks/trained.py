@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from labline.engine import Engine
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from labline.distribution import Distribution
     from labline.training import Epoch, Fitted
+    from tasks.workspace import Workspace
 
     OnEpoch = Callable[[Epoch], None]
     # Of a module, or a partial of one's: workers import it. The checkpoint's place is the second argument.
@@ -68,6 +69,22 @@ def trained(engine: Engine, device: str, work: Work, name: str, on_epoch: OnEpoc
         return work(ALONE, _partial(name) / CHECKPOINT, on_epoch)
     with joined(engine):
         return _together(engine, device, work, name, on_epoch)
+
+
+def recorded_in(workspace: Workspace, engine: Engine, epochs: int, select: str) -> OnEpoch:
+    """Records each of so many epochs as it ends, and says how the validation metric `select` stands."""
+
+    def on_epoch(epoch: Epoch) -> None:
+        figures = asdict(epoch)
+        losses, restored = figures.pop("losses"), figures.pop("restored")
+        workspace.progress(epoch.epoch, epochs, f"epoch {epoch.epoch}, {select} {figures[f'validation_{select}']:.4f}")
+        first_step = (epoch.epoch - 1) * len(losses)
+        workspace.steps(
+            [(epoch.epoch, figures), *((first_step + i, {"step_loss": loss}) for i, loss in enumerate(losses))],
+            seen_before=restored or engine.kind != "local",  # workers publish their checkpoint themselves
+        )
+
+    return on_epoch
 
 
 def _together(engine: Engine, device: str, work: Work, name: str, on_epoch: OnEpoch) -> Fitted[Any]:

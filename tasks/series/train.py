@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from labline.series.usecase import SeriesUseCase
 from tasks.lineage import write_facts
 from tasks.sharing import present
 from tasks.stage import module_digest, stage
-from tasks.trained import trained, workers_key
+from tasks.trained import recorded_in, trained, workers_key
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -62,23 +61,11 @@ def train(declaration: SeriesUseCase, dataset: DatasetRef, *, workspace: Workspa
     from labline.plots import learning_curves
     from labline.series.weights import selected_metric
 
-    settings, local = declaration.training, declaration.engine.kind == "local"
     select, is_loss = selected_metric(declaration)
-
-    def on_epoch(epoch: Epoch) -> None:
-        figures = asdict(epoch)
-        losses, restored = figures.pop("losses"), figures.pop("restored")
-        workspace.progress(
-            epoch.epoch, settings.epochs, f"epoch {epoch.epoch}, {select} {figures[f'validation_{select}']:.4f}"
-        )
-        first_step = (epoch.epoch - 1) * len(losses)
-        workspace.steps(
-            [(epoch.epoch, figures), *((first_step + i, {"step_loss": loss}) for i, loss in enumerate(losses))],
-            seen_before=restored or not local,  # workers publish their checkpoint themselves
-        )
-
     work = partial(_fit, declaration, dataset.directory)
-    fitted = trained(declaration.engine, settings.device, work, workspace.name, on_epoch)
+    engine, settings = declaration.engine, declaration.training
+    on_epoch = recorded_in(workspace, engine, settings.epochs, select)
+    fitted = trained(engine, settings.device, work, workspace.name, on_epoch)
     weights = workspace.path / "model.safetensors"
     save_weights(fitted.model, weights)
     write_facts(workspace.path, declaration)
